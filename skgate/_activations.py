@@ -1,0 +1,488 @@
+"""ActivationTransformer: prompts in, residual-stream activations out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import clone as sklearn_clone
+from tqdm.auto import tqdm
+
+from ._cache import memory_cache
+from ._compat import HasMethods, Interval, StrOptions, _fit_context
+from ._fingerprint import fingerprint_structure, fingerprint_tokenizer, fingerprint_weights
+from ._language_model import LanguageModel, find_parts, load_language_model
+from ._prompts import EncodedPrompt, PromptFormat, encode_prompts
+from ._provenance import ActivationSource, remember
+from ._residual_stream import has_foreign_hooks, read_blocks
+from ._validation import check_layers, check_prompts
+
+if TYPE_CHECKING:
+    from sklearn.utils import Tags
+
+_BATCH_TOKENS = {"cpu": 512}
+_BATCH_TOKENS_ACCELERATOR = 16_384
+_POSITIONS = {"last", "instruction", "mean"}
+_OF_MODELS_BY_ID = {"dtype": "auto", "device": "auto", "revision": None, "model_kwargs": None}
+
+
+class _Request(NamedTuple):
+    """A distinct forward pass: token ids, and the token to read (None for the mean)."""
+
+    ids: npt.NDArray[np.int64]
+    index: int | None
+
+    @property
+    def key(self) -> Hashable:
+        return self.ids.tobytes(), self.index
+
+
+class ActivationTransformer(TransformerMixin, BaseEstimator):
+    """Turn prompts into activations of a language model's residual stream.
+
+    One truncated forward pass per distinct prompt: the model without its language-model head,
+    stopped after the deepest layer asked for. Prompts are deduplicated, sorted by length and
+    batched by a budget of tokens; the result is in input order and a prompt's activation depends
+    neither on its batch neighbours nor on the tokenizer's padding side (up to rounding; in bf16
+    and fp16 about 1 %, see Notes). The model sees token for token what ``generate`` would see
+    after ``tokenizer.apply_chat_template(..., add_generation_prompt=True)``.
+
+    The transformer learns nothing: ``transform`` works without ``fit``.
+
+    Parameters
+    ----------
+    model : str, path or PreTrainedModel
+        Hugging Face id or local path, loaded when first needed and once per process, or a live
+        model (then ``tokenizer`` too). Decoder-only and encoder-only models. A live model is
+        shared by ``clone`` and never copied, and can't be pickled.
+    layer : int, list of int or "all"
+        The blocks whose output is read, before the final norm; 0-based, negative from the end.
+    position : {"last", "instruction", "mean"} or negative int, default="last"
+        The token that is read: the last token of the whole formatted prompt, generation prompt
+        included (``t_post_inst`` in [1]_); the last token of the user's own (last) instruction
+        (``t_inst``); the mean over all of the prompt's tokens; or a token counted from the end.
+    tokenizer : str, PreTrainedTokenizerBase or None, default=None
+        Taken from the model's id if None.
+    chat_template : bool, default=True
+        Whether prompts go through the tokenizer's chat template. False for base and encoder
+        models: then prompts are tokenized as they are, special tokens added.
+    system_prompt : str or None, default=None
+        Put before every prompt that has no system message of its own.
+    chat_template_kwargs : dict or None, default=None
+        Further arguments of ``tokenizer.apply_chat_template``, such as ``enable_thinking``.
+    batch_tokens : int or "auto", default="auto"
+        Tokens per batch, padding included; a longer prompt runs alone. "auto" means 512 on a CPU
+        and 16,384 on an accelerator.
+    store : None or False, default=None
+        None keeps activations in memory, one cache of at most 2 GiB for the whole process, the
+        least recently used dropped first. False keeps none.
+    cache_layers : "requested", "all" or list of int, default="requested"
+        The layers that a forward pass keeps for later. With "all", a grid search over ``layer``
+        sends each distinct prompt through the model once.
+    dtype : str or torch.dtype, default="auto"
+        In which a model given by id is loaded; "auto" takes the checkpoint's own.
+    device : str or torch.device, default="auto"
+        Where a model given by id is put; "auto" takes an accelerator if there is one. Not used
+        with a ``device_map`` in ``model_kwargs``.
+    revision : str or None, default=None
+        Revision of a model given by id.
+    model_kwargs : dict or None, default=None
+        Further arguments of ``from_pretrained`` for a model given by id.
+    truncate : bool, default=False
+        Whether an instruction that exceeds the model's context is cut at its end, the text that
+        the template puts after it kept. An error otherwise.
+    verbose : bool, default=False
+        Whether to show a progress bar.
+
+    See Also
+    --------
+    LatentGate : Learns from these activations which prompts are harmful.
+
+    Notes
+    -----
+    With ``h_L(x)`` of shape (n_tokens, d) the output of block ``L`` for prompt ``x``, the result
+    is ``h_L(x)[t]`` for the position ``t``, or ``h_L(x).mean(axis=0)``, in float32 [1]_.
+
+    The in-memory cache is keyed by the weights' fingerprint (taken anew at each call, one
+    read of the weights), the adapters' state, configuration, token ids, position and layer. It
+    is bypassed while forward hooks that are not skgate's are on the model, since they may edit
+    what it computes.
+
+    In bf16 and fp16, matrix products round differently in batches of different shape: the same
+    prompt may differ by about 1 % between batches.
+
+    References
+    ----------
+    .. [1] Aziz, Hanif, Koto, "Low-Resource Safety Failures Are Action Failures, Not
+       Representation Failures", arXiv:2606.01196, 2026.
+
+    Examples
+    --------
+    >>> from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> words = Tokenizer(models.WordLevel({"?": 0, "boil": 1, "an": 2, "egg": 3}, unk_token="?"))
+    >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    >>> config = LlamaConfig(vocab_size=4, hidden_size=8, intermediate_size=8,
+    ...                      num_hidden_layers=4, num_attention_heads=2)
+    >>> from skgate import ActivationTransformer
+    >>> transformer = ActivationTransformer(LlamaModel(config), tokenizer=tokenizer, layer=[1, -1],
+    ...                                     chat_template=False)
+    >>> transformer.transform(["boil an egg", "egg"]).shape
+    (2, 16)
+    >>> transformer.get_feature_names_out()[[0, -1]]
+    array(['layer1_0000', 'layer3_0007'], dtype=object)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "model": [str, os.PathLike, HasMethods(["forward", "parameters"])],
+        "layer": [Integral, "array-like", StrOptions({"all"})],
+        "position": [StrOptions(_POSITIONS), Interval(Integral, None, -1, closed="right")],
+        "tokenizer": [None, str, os.PathLike, HasMethods(["apply_chat_template"])],
+        "chat_template": ["boolean"],
+        "system_prompt": [None, str],
+        "chat_template_kwargs": [None, dict],
+        "batch_tokens": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "store": [None, StrOptions(set()), "boolean"],
+        "cache_layers": [StrOptions({"requested", "all"}), "array-like"],
+        "dtype": [str, torch.dtype],
+        "device": [str, torch.device],
+        "revision": [None, str],
+        "model_kwargs": [None, dict],
+        "truncate": ["boolean"],
+        "verbose": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        layer: int | Sequence[int] | str,
+        position: str | int = "last",
+        tokenizer: Any = None,
+        chat_template: bool = True,
+        system_prompt: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        batch_tokens: int | str = "auto",
+        store: bool | None = None,
+        cache_layers: str | Sequence[int] = "requested",
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
+        revision: str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        truncate: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.layer = layer
+        self.position = position
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        self.system_prompt = system_prompt
+        self.chat_template_kwargs = chat_template_kwargs
+        self.batch_tokens = batch_tokens
+        self.store = store
+        self.cache_layers = cache_layers
+        self.dtype = dtype
+        self.device = device
+        self.revision = revision
+        self.model_kwargs = model_kwargs
+        self.truncate = truncate
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None) -> ActivationTransformer:
+        """Check the parameters and the prompts, and load the model; nothing is learned.
+
+        Parameters
+        ----------
+        X : list, Series, array or one-column DataFrame of length n_prompts
+            Prompts: each a str (one user turn) or a conversation (list of
+            ``{"role", "content"}``).
+        y : Ignored
+            Not used, present for API consistency.
+
+        Returns
+        -------
+        self : ActivationTransformer
+            The transformer itself.
+        """
+        check_prompts(X)
+        language_model = self._language_model()
+        self._prompt_format().check(language_model.tokenizer)
+        self._layers(language_model)
+        return self
+
+    def transform(self, X: Any) -> npt.NDArray[np.float32]:
+        """Read the activations of prompts.
+
+        Parameters
+        ----------
+        X : list, Series, array or one-column DataFrame of length n_prompts
+            Prompts: each a str (one user turn) or a conversation (list of
+            ``{"role", "content"}``).
+
+        Returns
+        -------
+        activations : ndarray of shape (n_prompts, n_layers * d), float32
+            The layers side by side, in the order of ``layer``.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, a prompt is empty, too long or too short for the
+            position, or the tokenizer can't format it.
+        RuntimeError
+            If the model's blocks ignore hooks, as compiled ones do.
+        """
+        self._validate_params()
+        prompts = check_prompts(X)
+        language_model = self._language_model()
+        encoded = encode_prompts(
+            language_model.tokenizer,
+            prompts,
+            self._prompt_format(),
+            max_length=language_model.max_length,
+            find_instruction=self.position == "instruction",
+        )
+        requests = [
+            _Request(item.ids, self._token_index(item, i)) for i, item in enumerate(encoded)
+        ]
+        distinct = {request.key: request for request in requests}
+        place = {key: i for i, key in enumerate(distinct)}
+        rows = self._read(language_model, list(distinct.values()))
+        activations = rows[[place[request.key] for request in requests]].reshape(len(prompts), -1)
+        remember(activations, self.activation_source())
+        return activations
+
+    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
+        """Name the columns of the output.
+
+        Parameters
+        ----------
+        input_features : Ignored
+            Not used, present for API consistency.
+
+        Returns
+        -------
+        names : ndarray of shape (n_layers * d,), dtype object
+            Names such as ``layer14_0007``: the layer, and the place in the residual stream.
+        """
+        language_model = self._language_model()
+        width = max(4, len(str(language_model.hidden_size - 1)))
+        return np.array(
+            [
+                f"layer{layer}_{i:0{width}d}"
+                for layer in self._layers(language_model)
+                for i in range(language_model.hidden_size)
+            ],
+            dtype=object,
+        )
+
+    def activation_source(self) -> ActivationSource:
+        """Describe where the activations come from, for gates fitted on them.
+
+        Returns
+        -------
+        source : ActivationSource
+            Model, tokenizer, prompt format, layers and position.
+        """
+        language_model = self._language_model()
+        return ActivationSource(
+            model=language_model.name,
+            weights=fingerprint_weights(language_model.backbone),
+            tokenizer=fingerprint_tokenizer(language_model.tokenizer),
+            template=self._prompt_format().fingerprint(language_model.tokenizer),
+            layer=self._layers(language_model),
+            position="last" if self.position == -1 else self.position,
+        )
+
+    def _language_model(self) -> LanguageModel:
+        if isinstance(self.model, str | os.PathLike):
+            return load_language_model(
+                self.model,
+                tokenizer=self.tokenizer,
+                **{name: getattr(self, name) for name in _OF_MODELS_BY_ID},
+            )
+        for name, default in _OF_MODELS_BY_ID.items():
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} has no effect on a live model; expected "
+                    f"{default!r}, or model given as an id or path."
+                )
+        if self.tokenizer is None or isinstance(self.tokenizer, str | os.PathLike):
+            raise ValueError(
+                f"tokenizer={self.tokenizer!r}, but model is a live {type(self.model).__name__}; "
+                "expected its live tokenizer too."
+            )
+        return find_parts(self.model, self.tokenizer)
+
+    def _prompt_format(self) -> PromptFormat:
+        return PromptFormat(
+            chat_template=self.chat_template,
+            system_prompt=self.system_prompt,
+            chat_template_kwargs=self.chat_template_kwargs or {},
+            truncate=self.truncate,
+        )
+
+    def _layers(self, language_model: LanguageModel) -> tuple[int, ...]:
+        return check_layers(self.layer, len(language_model.blocks))
+
+    def _kept_layers(self, language_model: LanguageModel) -> list[int]:
+        requested = self._layers(language_model)
+        if self.cache_layers == "requested" or self.store is False:
+            return sorted(requested)
+        kept = check_layers(self.cache_layers, len(language_model.blocks), "cache_layers")
+        return sorted({*requested, *kept})
+
+    def _token_index(self, prompt: EncodedPrompt, i: int) -> int | None:
+        if self.position == "mean":
+            return None
+        if self.position == "instruction":
+            return prompt.instruction_end
+        index = len(prompt.ids) + (-1 if self.position == "last" else int(self.position))
+        if index < 0:
+            raise ValueError(
+                f"position={self.position} lies before the start of X[{i}], which has "
+                f"{len(prompt.ids)} tokens; expected a position within every prompt."
+            )
+        return index
+
+    def _read(
+        self, language_model: LanguageModel, requests: list[_Request]
+    ) -> npt.NDArray[np.float32]:
+        """Activations of distinct requests, shape (n_requests, n_layers, d), cached or computed."""
+        layers = self._layers(language_model)
+        kept = self._kept_layers(language_model)
+        backbone = language_model.backbone
+        device = _input_device(backbone)
+        use_cache = self.store is None and not has_foreign_hooks(backbone)
+        namespace = (
+            (fingerprint_weights(backbone), fingerprint_structure(backbone), device.type)
+            if use_cache
+            else None
+        )
+        out = np.empty((len(requests), len(layers), language_model.hidden_size), np.float32)
+        missing = []
+        for i, request in enumerate(requests):
+            row = memory_cache.get(namespace, request.key, layers) if use_cache else None
+            if row is None:
+                missing.append(i)
+            else:
+                out[i] = row
+        with tqdm(
+            total=len(missing), desc="activations", unit="prompt", disable=not self.verbose
+        ) as progress:
+            for batch in self._batches(requests, missing, device):
+                rows = _forward(language_model, [requests[i] for i in batch], kept, device=device)
+                for j, i in enumerate(batch):
+                    out[i] = [rows[layer][j] for layer in layers]
+                    if use_cache:
+                        memory_cache.put(
+                            namespace, requests[i].key, {layer: rows[layer][j] for layer in kept}
+                        )
+                progress.update(len(batch))
+        return out
+
+    def _batches(
+        self, requests: list[_Request], wanted: list[int], device: torch.device
+    ) -> list[list[int]]:
+        """Split ``wanted`` into batches of similar length, the longest first."""
+        budget = self.batch_tokens
+        if isinstance(budget, str):
+            budget = _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ACCELERATOR)
+        batches: list[list[int]] = []
+        for i in sorted(wanted, key=lambda i: len(requests[i].ids), reverse=True):
+            longest = len(requests[batches[-1][0]].ids) if batches else 0
+            if not batches or (len(batches[-1]) + 1) * longest > budget:
+                batches.append([])
+            batches[-1].append(i)
+        return batches
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.requires_fit = False
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def __sklearn_clone__(self) -> ActivationTransformer:
+        """Clone everything but a live model and tokenizer, which are shared."""
+        params = {
+            name: value if name in ("model", "tokenizer") else sklearn_clone(value, safe=False)
+            for name, value in self.get_params(deep=False).items()
+        }
+        copy = type(self)(**params)
+        for name in ("_sklearn_output_config", "_metadata_request"):
+            if hasattr(self, name):
+                setattr(copy, name, deepcopy(getattr(self, name)))
+        return copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ActivationTransformer:
+        for live in (self.model, self.tokenizer):
+            memo[id(live)] = live
+        copy = type(self).__new__(type(self))
+        memo[id(self)] = copy
+        copy.__dict__.update(deepcopy(self.__dict__, memo))
+        return copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        for name in ("model", "tokenizer"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str | os.PathLike):
+                raise TypeError(
+                    f"{name} is a live {type(value).__name__}, which can't be pickled with an "
+                    "ActivationTransformer. Pass a Hugging Face id or a local path "
+                    "(model.save_pretrained(path); tokenizer.save_pretrained(path)) to dump it, or "
+                    "to use it in several processes (n_jobs > 1)."
+                )
+        return dict(super().__getstate__())
+
+
+def _forward(
+    language_model: LanguageModel,
+    requests: list[_Request],
+    layers: Sequence[int],
+    device: torch.device,
+) -> dict[int, npt.NDArray[np.float32]]:
+    """Run one right-padded batch; an array of shape (n_requests, d) per layer."""
+    lengths = [len(request.ids) for request in requests]
+    # The padding is masked and comes after every token, so any id will do.
+    input_ids = torch.zeros(len(requests), max(lengths), dtype=torch.int64)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, request in enumerate(requests):
+        input_ids[row, : lengths[row]] = torch.from_numpy(request.ids)
+        attention_mask[row, : lengths[row]] = 1
+    index = None
+    if requests[0].index is not None:
+        index = torch.tensor([request.index for request in requests])
+    rows = read_blocks(
+        language_model.backbone,
+        language_model.blocks,
+        layers,
+        input_ids.to(device),
+        attention_mask.to(device),
+        index,
+    )
+    return {layer: row.numpy() for layer, row in rows.items()}
+
+
+def _input_device(backbone: Any) -> torch.device:
+    """Where the model takes its token ids."""
+    embeddings = backbone.get_input_embeddings()
+    hook = getattr(embeddings, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    if device is None:
+        device = next(embeddings.parameters()).device
+    return torch.device(device)

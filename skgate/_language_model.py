@@ -1,0 +1,228 @@
+"""Load a language model once per process and find its parts."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import joblib
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "subfolder", "token")
+_OTHER_MODALITIES = ("vision", "visual", "audio", "speech", "image")
+_NO_LIMIT = 10**9  # tokenizers without a limit report about 1e30
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A causal or encoder model, its tokenizer and its parts.
+
+    Attributes
+    ----------
+    model : PreTrainedModel
+        The whole model.
+    tokenizer : PreTrainedTokenizerBase
+        Its tokenizer.
+    backbone : torch.nn.Module
+        The model without its language-model head.
+    blocks : torch.nn.ModuleList
+        The decoder (or encoder) blocks, whose outputs are the residual stream.
+    hidden_size : int
+        Width of the residual stream.
+    max_length : int or None
+        Tokens the model accepts; None if it states no limit.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    backbone: nn.Module
+    blocks: nn.ModuleList
+    hidden_size: int
+    max_length: int | None
+
+    @property
+    def name(self) -> str:
+        """The name for messages: the id or path it was loaded from, or its class."""
+        return getattr(self.model, "name_or_path", "") or type(self.model).__name__
+
+
+_loaded: dict[str, LanguageModel] = {}
+_loading = threading.Lock()
+
+
+def load_language_model(
+    model: str | os.PathLike[str],
+    *,
+    tokenizer: Any = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    revision: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> LanguageModel:
+    """Load a model and its tokenizer by Hugging Face id or local path, once per process.
+
+    Parameters
+    ----------
+    model : str or path
+        The id or path.
+    tokenizer : str, PreTrainedTokenizerBase or None
+        Taken from the model's own id if None.
+    dtype, device, revision, model_kwargs
+        See :class:`skgate.ActivationTransformer`.
+
+    Returns
+    -------
+    language_model : LanguageModel
+        The same object at every call with equal arguments.
+    """
+    model = os.fspath(model)
+    options = dict(model_kwargs or {})
+    live_tokenizer = tokenizer if not isinstance(tokenizer, str | None) else None
+    key = joblib.hash(
+        (
+            model,
+            _modified(model),
+            id(live_tokenizer) if live_tokenizer is not None else tokenizer,
+            str(dtype),
+            str(device),
+            revision,
+            options,
+        )
+    )
+    with _loading:
+        if key not in _loaded:
+            if live_tokenizer is None:
+                live_tokenizer = _load_tokenizer(tokenizer or model, revision, options)
+            _loaded[key] = find_parts(
+                _load_model(model, dtype, device, revision, options), live_tokenizer
+            )
+        return _loaded[key]
+
+
+def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
+    """Find the backbone and the blocks of a live model.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model or an encoder, also wrapped by PEFT or ``torch.compile``.
+    tokenizer : PreTrainedTokenizerBase
+        Its tokenizer.
+
+    Returns
+    -------
+    language_model : LanguageModel
+        The model and its parts.
+
+    Raises
+    ------
+    ValueError
+        If it is an encoder-decoder model, or one whose blocks can't be found.
+    """
+    whole = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
+    if hasattr(whole, "get_base_model"):  # PEFT's wrapper
+        if any(config.is_prompt_learning for config in whole.peft_config.values()):
+            raise ValueError(
+                "model uses a prompt-learning adapter (prefix or prompt tuning), which acts "
+                "outside the model's blocks; expected a plain model or adapters such as LoRA."
+            )
+        whole = whole.get_base_model()
+    config = whole.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"model is a {type(whole).__name__}, an encoder-decoder; expected a decoder-only or "
+            "an encoder-only model."
+        )
+    text_config = config.get_text_config()
+    backbone = whole.base_model
+    limits = [
+        getattr(text_config, "max_position_embeddings", None),
+        getattr(tokenizer, "model_max_length", None),
+    ]
+    limits = [int(limit) for limit in limits if limit is not None and 0 < limit < _NO_LIMIT]
+    return LanguageModel(
+        model=model,
+        tokenizer=tokenizer,
+        backbone=backbone,
+        blocks=_find_blocks(backbone, text_config.num_hidden_layers),
+        hidden_size=int(text_config.hidden_size),
+        max_length=min(limits, default=None),
+    )
+
+
+def _find_blocks(backbone: nn.Module, n_layers: int) -> nn.ModuleList:
+    """The shallowest list of ``n_layers`` modules outside the towers for other modalities."""
+    lists = [
+        (name.count("."), name, module)
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == n_layers
+        and not any(word in name for word in _OTHER_MODALITIES)
+    ]
+    if not lists:
+        raise ValueError(
+            f"model is a {type(backbone).__name__} in which no list of "
+            f"num_hidden_layers={n_layers} blocks was found; expected one module per layer."
+        )
+    return min(lists, key=lambda found: found[0])[2]
+
+
+def _load_model(
+    model: str,
+    dtype: str | torch.dtype,
+    device: str | torch.device,
+    revision: str | None,
+    options: dict[str, Any],
+) -> PreTrainedModel:
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    hub = {name: options[name] for name in (*_HUB_OPTIONS, "trust_remote_code") if name in options}
+    config = options.get("config") or transformers.AutoConfig.from_pretrained(
+        model, revision=revision, **hub
+    )
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    is_causal = any(name in causal for name in config.architectures or ())
+    remote = getattr(config, "auto_map", None) or {}
+    auto = (
+        transformers.AutoModelForCausalLM
+        if is_causal or "AutoModelForCausalLM" in remote
+        else transformers.AutoModel
+    )
+    loaded: PreTrainedModel = auto.from_pretrained(model, revision=revision, dtype=dtype, **options)
+    if "device_map" not in options:
+        loaded = loaded.to(_resolve_device(device))  # type: ignore[arg-type]  # (stubs: str only)
+    return loaded.eval()
+
+
+def _load_tokenizer(
+    tokenizer: str, revision: str | None, options: dict[str, Any]
+) -> PreTrainedTokenizerBase:
+    import transformers
+
+    hub = {name: options[name] for name in (*_HUB_OPTIONS, "trust_remote_code") if name in options}
+    return transformers.AutoTokenizer.from_pretrained(tokenizer, revision=revision, **hub)  # type: ignore[no-any-return]
+
+
+def _resolve_device(device: str | torch.device) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _modified(path: str) -> tuple[tuple[str, int], ...]:
+    """When the files of a local checkpoint were last written; () for an id."""
+    if not os.path.isdir(path):
+        return ()
+    with os.scandir(path) as files:
+        return tuple(sorted((f.name, f.stat().st_mtime_ns) for f in files if f.is_file()))

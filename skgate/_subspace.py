@@ -1,0 +1,92 @@
+"""The harm direction and the harmfulness subspace of labelled activations."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+def harm_direction(X: Floats, harmful: Bools, weight: Floats) -> Floats | None:
+    """Unit vector from the mean of the harmless to the mean of the harmful rows.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+        Activations.
+    harmful : ndarray of bool of shape (n,)
+        Labels.
+    weight : ndarray of shape (n,)
+        Positive weights.
+
+    Returns
+    -------
+    direction : ndarray of shape (d,) or None
+        None where a class is missing or the means are equal.
+    """
+    if harmful.all() or not harmful.any():
+        return None
+    balance = np.where(harmful, weight / weight[harmful].sum(), -weight / weight[~harmful].sum())
+    # Shifting by any row changes nothing but rounding: it makes equal means exactly equal.
+    difference: Floats = balance @ (X - X[0])
+    length = np.linalg.norm(difference)
+    return difference / length if length > 0 else None
+
+
+def harm_basis(directions: Floats, rank: int, towards: Floats) -> Floats:
+    """Orthonormal basis of the space that unit directions span, most shared first.
+
+    The first right singular vectors of the stacked directions, not centred; signs such that
+    ``towards`` has no negative coordinate.
+
+    Parameters
+    ----------
+    directions : ndarray of shape (n_languages, d)
+        Unit vectors.
+    rank : int
+        Dimensions wanted; cut to the directions' numerical rank.
+    towards : ndarray of shape (d,)
+        What fixes the signs.
+
+    Returns
+    -------
+    basis : ndarray of shape (d, rank)
+        The basis, as columns.
+    """
+    _, singular, right = np.linalg.svd(directions, full_matrices=False)
+    sound = int((singular > singular[0] * max(directions.shape) * np.finfo(float).eps).sum())
+    basis = right[: min(rank, sound)].T
+    along = towards @ basis
+    largest = basis[np.abs(basis).argmax(axis=0), np.arange(basis.shape[1])]
+    return basis * np.sign(np.where(np.abs(along) > 1e-12, along, largest))
+
+
+def projection_gap(projections: Floats, harmful: Bools, weight: Floats) -> float:
+    """Q75 of the harmful minus Q25 of the harmless projections.
+
+    Parameters
+    ----------
+    projections : ndarray of shape (n,)
+        Projections on the harm direction.
+    harmful : ndarray of bool of shape (n,)
+        Labels.
+    weight : ndarray of shape (n,)
+        Weights; where they differ, the inverted-CDF quantile is used, else the linear one.
+
+    Returns
+    -------
+    gap : float
+        In units of the activations.
+    """
+    weighted = np.ptp(weight) > 0
+
+    def quantile(q: float, rows: Bools) -> float:
+        if weighted:
+            found = np.quantile(projections[rows], q, weights=weight[rows], method="inverted_cdf")
+        else:
+            found = np.quantile(projections[rows], q)
+        return float(found)
+
+    return quantile(0.75, harmful) - quantile(0.25, ~harmful)

@@ -1,0 +1,170 @@
+"""Checks of what users hand in: prompts, languages, layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sized
+from numbers import Integral
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Message: TypeAlias = Mapping[str, str]
+Prompt: TypeAlias = "str | list[Message]"
+
+
+def check_prompts(X: Any, name: str = "X") -> list[Prompt]:
+    """Turn a list, Series, object array or one-column DataFrame into a list of prompts.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_prompts,) or (n_prompts, 1)
+        Each item a str (one user turn) or a conversation (list of ``{"role", "content"}``).
+    name : str, default="X"
+        The parameter's name in error messages.
+
+    Returns
+    -------
+    prompts : list of length n_prompts
+        Items of type str or list of dict.
+
+    Raises
+    ------
+    TypeError
+        If ``X`` is no collection, or an item is neither text nor a conversation.
+    ValueError
+        If ``X`` is a bare string, empty, or of more than one column, or an item is missing
+        or empty.
+    """
+    expected = f"{name} must be a list, Series, array or one-column DataFrame of prompts"
+    if isinstance(X, str | bytes):
+        raise ValueError(f"{expected}, got a single string. Wrap it in a list: [prompt].")
+    if isinstance(X, Mapping) or not isinstance(X, Sized) or not hasattr(X, "__iter__"):
+        raise TypeError(f"{expected}, got {type(X).__name__}.")
+    shape = getattr(X, "shape", None)
+    if shape is not None and len(shape) != 1:
+        if len(shape) != 2 or shape[1] != 1:
+            raise ValueError(f"{expected}, got shape {tuple(shape)}.")
+        X = np.asarray(X, dtype=object)[:, 0]
+    items = list(X)
+    if not items:
+        raise ValueError(f"{expected}, got an empty one: at least 1 prompt is required.")
+    if all(isinstance(item, Mapping) for item in items):
+        raise ValueError(
+            f"{expected}, got a single conversation (a list of messages). Wrap it in a list: "
+            "[conversation]."
+        )
+    return [_check_prompt(item, f"{name}[{i}]") for i, item in enumerate(items)]
+
+
+def _check_prompt(item: Any, name: str) -> Prompt:
+    expected = "expected a non-empty str or a conversation (list of {'role', 'content'} messages)"
+    if isinstance(item, str):
+        if not item.strip():
+            raise ValueError(f"{name} is {item!r}, an empty prompt; {expected}.")
+        return str(item)
+    if item is None or (np.isscalar(item) and item != item):
+        raise ValueError(f"{name} is {item!r}, a missing value; {expected}.")
+    if not isinstance(item, list | tuple | np.ndarray):
+        raise TypeError(f"{name} is {item!r} of type {type(item).__name__}; {expected}.")
+    if len(item) == 0:
+        raise ValueError(f"{name} is an empty conversation; {expected}.")
+    for message in item:
+        if (
+            not isinstance(message, Mapping)
+            or not isinstance(message.get("role"), str)
+            or not isinstance(message.get("content"), str)
+        ):
+            raise TypeError(f"{name} holds the message {message!r}; {expected}, both texts.")
+    return [dict(message) for message in item]
+
+
+def check_language(
+    language: Any, n_rows: int, name: str = "language"
+) -> npt.NDArray[np.object_] | None:
+    """Turn ``language`` into one string per row.
+
+    Parameters
+    ----------
+    language : str, array-like of str of shape (n_rows,) or None
+        A single string is the language of every row.
+    n_rows : int
+        The number of rows.
+    name : str, default="language"
+        The parameter's name in error messages.
+
+    Returns
+    -------
+    language : ndarray of shape (n_rows,), dtype object, or None
+        None if no language was given.
+
+    Raises
+    ------
+    TypeError
+        If a language is not a string.
+    ValueError
+        If the length is not ``n_rows`` or a language is an empty string.
+    """
+    if language is None:
+        return None
+    if isinstance(language, str):
+        language = [language] * n_rows
+    if not isinstance(language, Sized) or not hasattr(language, "__iter__"):
+        raise TypeError(
+            f"{name} must be a str or one str per row, got {language!r} of type "
+            f"{type(language).__name__}."
+        )
+    tags = list(language)
+    if len(tags) != n_rows:
+        raise ValueError(f"{name} has length {len(tags)}, expected {n_rows}: one language per row.")
+    for i, tag in enumerate(tags):
+        if not isinstance(tag, str):
+            raise TypeError(
+                f"{name}[{i}] is {tag!r} of type {type(tag).__name__}, expected a str such as 'sw'."
+            )
+        if not tag:
+            raise ValueError(f"{name}[{i}] is an empty string, expected a language such as 'sw'.")
+    out = np.empty(n_rows, dtype=object)
+    out[:] = [str(tag) for tag in tags]
+    return out
+
+
+def check_layers(layer: Any, n_layers: int, name: str = "layer") -> tuple[int, ...]:
+    """Resolve ``layer`` to 0-based block indices.
+
+    Parameters
+    ----------
+    layer : int, list of int or "all"
+        Negative numbers count from the end.
+    n_layers : int
+        The number of blocks of the model.
+    name : str, default="layer"
+        The parameter's name in error messages.
+
+    Returns
+    -------
+    layers : tuple of int
+        In the order given.
+
+    Raises
+    ------
+    ValueError
+        If a layer is out of range, not an integer, or given twice.
+    """
+    if isinstance(layer, str) and layer == "all":
+        return tuple(range(n_layers))
+    wanted = list(layer) if isinstance(layer, list | tuple | np.ndarray) else [layer]
+    expected = f"expected integers from {-n_layers} to {n_layers - 1} or 'all'"
+    if not wanted:
+        raise ValueError(f"{name} is empty; {expected}.")
+    for item in wanted:
+        if isinstance(item, bool) or not isinstance(item, Integral):
+            raise ValueError(f"{name} contains {item!r}; {expected}.")
+        if not -n_layers <= item < n_layers:
+            raise ValueError(
+                f"{name}={item} is out of range for a model of {n_layers} layers; {expected}."
+            )
+    resolved = tuple(int(item) % n_layers for item in wanted)
+    if len(set(resolved)) < len(resolved):
+        raise ValueError(f"{name}={wanted} names a layer twice; {expected}, each once.")
+    return resolved

@@ -1,0 +1,7 @@
+"""Data sets to fit and test gates on."""
+
+from __future__ import annotations
+
+from skgate.datasets._polyrefuse import fetch_polyrefuse
+
+__all__ = ["fetch_polyrefuse"]

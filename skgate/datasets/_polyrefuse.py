@@ -1,0 +1,434 @@
+"""PolyRefuse: harmful and harmless prompts in fourteen languages."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from sklearn.utils import Bunch
+
+from skgate.metrics import _LANGUAGE_TIERS
+
+_REPOSITORY = "https://github.com/mainlp/Multilingual-Refusal"
+_BASE_URL = "https://raw.githubusercontent.com/mainlp/Multilingual-Refusal/main/"
+_REGISTRY = Path(__file__).with_name("_polyrefuse_registry.txt")
+_ENVIRONMENT_VARIABLE = "SKGATE_DATA"
+
+_SUBSETS = ("harmful", "harmless")
+_SPLITS = ("train", "val", "test")
+_LANGUAGES = ("en", "de", "fr", "es", "it", "nl", "pl", "ru", "zh", "ja", "ar", "ko", "th", "yo")
+_UNPUBLISHED = ("harmless", "test", "zh")
+_NOT_PARALLEL = (("harmless", "train", "zh"), ("harmless", "val", "zh"))
+
+_DESCR = """\
+.. _polyrefuse_dataset:
+
+PolyRefuse: harmful and harmless prompts in fourteen languages
+--------------------------------------------------------------
+
+.. warning::
+   The harmful prompts are harmful by design. They are there to measure what a model refuses. Treat
+   them as data: do not print, publish or train a model to answer them.
+
+=============  ==================================================================================
+Languages      high-resource en de fr es it nl pl ru zh ja, mid-resource ar ko th, low-resource yo
+Harmful rows   260 train, 39 val, 572 test in each language
+Harmless rows  200 train, 200 val, 500 test in each language (zh has no test file)
+=============  ==================================================================================
+
+``frame`` has one row per prompt and these columns:
+
+- ``prompt``: the text, in ``language``, exactly as published.
+- ``language``: its ISO 639-1 code.
+- ``tier``: "high", "mid" or "low", by the language's share of Common Crawl
+  (above 1 %, 0.1 to 1 %, below 0.1 %).
+- ``harmful``: 1 or 0.
+- ``split``: "train", "val" or "test".
+- ``category``: the kind of harm, None where the publication has none (all train rows and all
+  harmless rows). Labels of several source data sets stand side by side, so that
+  one kind of harm can appear under several names.
+- ``row_id``: the same for a prompt and its translations, such as "harmful-train-0017" (counted from
+  0). Group by it when splitting, so that a prompt and its translations stay on one side.
+
+What to know before using it:
+
+- Rows are parallel across languages, except that the zh harmless train and val files hold other
+  prompts. Those have ids of their own ("harmless-train-zh-0017").
+- There are no zh harmless test prompts, so zh test rows are all harmful.
+- Harmful test prompts repeat: in English, ten pairs of rows have the same text under different
+  categories: 4 = 174, 14 = 163, 24 = 243, 39 = 402, 51 = 193, 53 = 257, 54 = 187, 60 = 145,
+  61 = 470 and 63 = 491 (numbers as in ``row_id``). Their translations mostly coincide as well.
+  Put both on one side when splitting the test rows.
+- Train is not fully disjoint from test. harmful-train-0226 equals harmful-test-0008 but for case
+  and punctuation; in Thai harmful-train-0009 = harmful-test-0050 and harmful-train-0252 =
+  harmful-test-0079 as well. Seven more pairs of train and test, and four of val and test, share at
+  least three quarters of their English words.
+- Some prompts of every language but en, fr, zh contain zero-width spaces (U+200B), most in nl.
+- A few translations are mostly in Latin script (names, code) in languages with another one.
+
+Nothing of this is corrected: the prompts are the published ones.
+
+.. rubric:: Source and license
+
+https://github.com/mainlp/Multilingual-Refusal, Apache License 2.0.
+
+.. rubric:: References
+
+- Wang, Wang, Liu, Schuetze, Plank, "Refusal Direction is Universal Across Safety-Aligned
+  Languages", arXiv 2505.17306 (2025): the data.
+- Aziz, Hanif, Koto, "Low-Resource Safety Failures Are Action Failures, Not Representation
+  Failures", arXiv 2606.01196 (2026): its use for per-language gates.
+"""
+
+
+class _File(NamedTuple):
+    """One published file: the prompts of a subset and split in one language."""
+
+    subset: str
+    split: str
+    language: str
+
+    @property
+    def path(self) -> str:
+        if self.language == "en" and self.split != "test":
+            sampled = "_200_sampled" if self.subset == "harmless" else ""
+            return f"dataset/splits/{self.subset}_{self.split}{sampled}.json"
+        return f"PolyRefuse/{self.subset}_{self.split}_translated_{self.language}.json"
+
+    @property
+    def prompt_field(self) -> str:
+        translated_test = self.split == "test" and self.language != "en"
+        return "instruction_translated" if translated_test else "instruction"
+
+    @property
+    def id_prefix(self) -> str:
+        own = f"-{self.language}" if self in _NOT_PARALLEL else ""
+        return f"{self.subset}-{self.split}{own}"
+
+
+def fetch_polyrefuse(
+    *,
+    subset: str | Iterable[str] | None = None,
+    split: str | Iterable[str] | None = None,
+    languages: str | Iterable[str] | None = None,
+    data_home: str | os.PathLike[str] | None = None,
+    base_path: str | os.PathLike[str] | None = None,
+    download_if_missing: bool = True,
+    n_retries: int = 3,
+    verbose: bool = True,
+) -> Bunch:
+    """Load PolyRefuse, harmful and harmless prompts in fourteen languages.
+
+    Only the files that the filters select are downloaded (8 MB for all of them). They are checked
+    against known SHA-256 checksums and kept, so that a second call needs no network.
+
+    The harmful prompts are harmful by design: use them as data, print none of them.
+
+    Parameters
+    ----------
+    subset : {"harmful", "harmless"}, iterable of these or None, default=None
+        Which prompts to load, None for both kinds.
+    split : {"train", "val", "test"}, iterable of these or None, default=None
+        Which splits to load, None for all three.
+    languages : str, iterable of str or None, default=None
+        ISO 639-1 codes among en de fr es it nl pl ru zh ja ar ko th yo, None for all.
+    data_home : path-like or None, default=None
+        Folder for downloaded files, which go to its subfolder ``polyrefuse``. None is the
+        user's cache folder, ``pooch.os_cache("skgate")``. Unused when the files are read from
+        `base_path` or `SKGATE_DATA`.
+    base_path : path-like or None, default=None
+        A local copy of the public repository, with its folders ``PolyRefuse`` and
+        ``dataset/splits``. Nothing is downloaded then. None means the folder ``polyrefuse`` inside
+        the folder that the environment variable `SKGATE_DATA` names or, where that is
+        not set, a download.
+    download_if_missing : bool, default=True
+        If False, raise an `OSError` instead of downloading files that are not in `data_home`.
+    n_retries : int, default=3
+        How often a failed download of a file is tried again.
+    verbose : bool, default=True
+        Show a progress bar while downloading.
+
+    Returns
+    -------
+    Bunch
+        A dictionary with attributes:
+
+        frame : DataFrame
+            One row per prompt with the columns prompt, language, tier, harmful, split, category and
+            row_id, which ``DESCR`` describes. Ordered by subset, split, language and row.
+        data : Series
+            ``frame["prompt"]``.
+        target : Series of int
+            ``frame["harmful"]``.
+        target_names : list of str
+            ``["harmless", "harmful"]``, what 0 and 1 mean.
+        DESCR : str
+            What the data are, their peculiarities, license and source.
+
+    Raises
+    ------
+    ValueError
+        If a filter names something PolyRefuse does not have, or if files are not as expected, for
+        example not parallel across languages.
+    OSError
+        If files are missing and may not be downloaded, if they cannot be downloaded (then it is a
+        `ConnectionError`) or if a download is not what was published.
+
+    Warns
+    -----
+    UserWarning
+        If `languages` names zh and harmless test prompts are selected: there are none in zh.
+
+    Notes
+    -----
+    Files from `base_path` or `SKGATE_DATA` are the caller's own, perhaps a newer version of the
+    public repository, and are not compared with checksums. All files, wherever from, are checked
+    for their fields and for being parallel, since ``row_id`` relies on that.
+
+    A prompt and its translations share a ``row_id``. Split by it (`GroupKFold` and the like).
+
+    Examples
+    --------
+    >>> from skgate.datasets import fetch_polyrefuse
+    >>> polyrefuse = fetch_polyrefuse(
+    ...     split="train", languages=["en", "yo"]
+    ... )  # doctest: +SKIP
+    >>> polyrefuse.frame.groupby(["language", "harmful"]).size()  # doctest: +SKIP
+    language  harmful
+    en        0          200
+              1          260
+    yo        0          200
+              1          260
+    dtype: int64
+    """
+    files = _select_files(subset, split, languages)
+    if not isinstance(n_retries, int) or n_retries < 0:
+        raise ValueError(f"Got n_retries={n_retries!r} but expected an integer of 0 or more.")
+    root = _local_root(base_path)
+    if root is None:
+        root = _download(files, data_home, download_if_missing, n_retries, verbose)
+    frame = _build_frame(files, root)
+    return Bunch(
+        frame=frame,
+        data=frame["prompt"],
+        target=frame["harmful"],
+        target_names=["harmless", "harmful"],
+        DESCR=_DESCR,
+    )
+
+
+def _select_files(
+    subset: str | Iterable[str] | None,
+    split: str | Iterable[str] | None,
+    languages: str | Iterable[str] | None,
+) -> list[_File]:
+    selected = [
+        _File(*key)
+        for key in (
+            (one_subset, one_split, language)
+            for one_subset in _choose("subset", subset, _SUBSETS)
+            for one_split in _choose("split", split, _SPLITS)
+            for language in _choose("languages", languages, _LANGUAGES)
+        )
+    ]
+    files = [file for file in selected if file != _UNPUBLISHED]
+    if not files:
+        raise ValueError(
+            f"Got subset={subset!r}, split={split!r}, languages={languages!r} but expected a "
+            "selection that has files: PolyRefuse has no harmless test prompts in 'zh'."
+        )
+    if languages is not None and len(files) < len(selected):
+        warnings.warn(
+            "PolyRefuse has no harmless test prompts in 'zh': its test rows are all harmful.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return files
+
+
+def _choose(name: str, value: str | Iterable[str] | None, known: tuple[str, ...]) -> list[str]:
+    """Give the known values that are asked for, in their own order."""
+    if value is None:
+        return list(known)
+    expected = f"None or one or more of {', '.join(map(repr, known))}"
+    if not isinstance(value, Iterable):
+        raise TypeError(f"Got {name}={value!r} but expected {expected}.")
+    asked = [value] if isinstance(value, str) else list(value)
+    unknown = [item for item in asked if item not in known]
+    if unknown or not asked:
+        detail = f" (unknown: {', '.join(map(repr, unknown))})" if unknown else ""
+        raise ValueError(f"Got {name}={value!r} but expected {expected}{detail}.")
+    return [item for item in known if item in asked]
+
+
+def _local_root(base_path: str | os.PathLike[str] | None) -> Path | None:
+    """Find the caller's own copy of the repository, None if there is none."""
+    if base_path is not None:
+        root, origin = Path(base_path).expanduser(), "base_path"
+    elif folder := os.environ.get(_ENVIRONMENT_VARIABLE):
+        root = Path(folder).expanduser() / "polyrefuse"
+        origin = f"the environment variable {_ENVIRONMENT_VARIABLE}"
+    else:
+        return None
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"Got {str(root)!r} from {origin} but expected a folder, a copy of {_REPOSITORY} with "
+            "its folders PolyRefuse and dataset/splits."
+        )
+    return root
+
+
+def _download(
+    files: list[_File],
+    data_home: str | os.PathLike[str] | None,
+    download_if_missing: bool,
+    n_retries: int,
+    verbose: bool,
+) -> Path:
+    """Bring the files into the cache and return its folder."""
+    import pooch
+
+    home = pooch.os_cache("skgate") if data_home is None else Path(data_home).expanduser()
+    source = pooch.create(
+        path=home / "polyrefuse", base_url=_BASE_URL, retry_if_failed=n_retries, registry=None
+    )
+    source.load_registry(_REGISTRY)
+    missing = [file.path for file in files if not _is_cached(source, file.path)]
+    if missing and not download_if_missing:
+        raise OSError(
+            f"{len(missing)} files of PolyRefuse are not in {source.path} and "
+            f"download_if_missing=False. {_how_to_get_it()}"
+        )
+    if missing:
+        _download_missing(source, missing, verbose)
+    return Path(source.path)
+
+
+def _is_cached(source: Any, path: str) -> bool:
+    import pooch
+
+    local = Path(source.path) / path
+    return local.is_file() and pooch.file_hash(str(local)) == source.registry[path]
+
+
+def _download_missing(source: Any, paths: list[str], verbose: bool) -> None:
+    from tqdm.auto import tqdm
+
+    with _quiet_pooch():
+        for path in tqdm(paths, desc="PolyRefuse", unit="file", disable=not verbose):
+            try:
+                source.fetch(path)
+            except OSError as error:
+                if (
+                    error.errno is not None
+                ):  # the disk's fault: network errors come without a number
+                    raise
+                raise ConnectionError(
+                    f"Could not download {source.get_url(path)} ({type(error).__name__}). "
+                    f"{_how_to_get_it()}"
+                ) from error
+            except ValueError as error:
+                raise OSError(
+                    f"{source.get_url(path)} has another SHA-256 checksum than expected: the "
+                    "download was corrupted, or the public file has changed. Try again, update "
+                    "skgate, or give a copy that you trust as base_path, which is not compared "
+                    "with checksums."
+                ) from error
+
+
+def _how_to_get_it() -> str:
+    return (
+        f"To work offline, get a copy of {_REPOSITORY} where there is a connection (git clone, or "
+        "the zip file from that page) and pass its folder as base_path, or name it 'polyrefuse' "
+        f"and set the environment variable {_ENVIRONMENT_VARIABLE} to the folder that holds it."
+    )
+
+
+@contextmanager
+def _quiet_pooch() -> Iterator[None]:
+    """Silence pooch's line per file: the progress bar says it."""
+    import pooch
+
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _build_frame(files: list[_File], root: Path) -> pd.DataFrame:
+    rows = {file: _read(file, root) for file in files}
+    _check_parallel(rows)
+    return pd.DataFrame(
+        {
+            "prompt": [row[file.prompt_field] for file in files for row in rows[file]],
+            "language": [file.language for file in files for _ in rows[file]],
+            "tier": [_LANGUAGE_TIERS[file.language] for file in files for _ in rows[file]],
+            "harmful": [int(file.subset == "harmful") for file in files for _ in rows[file]],
+            "split": [file.split for file in files for _ in rows[file]],
+            "category": pd.Series(
+                [row.get("category") for file in files for row in rows[file]], dtype=object
+            ),
+            "row_id": [
+                f"{file.id_prefix}-{number:04d}"
+                for file in files
+                for number in range(len(rows[file]))
+            ],
+        }
+    )
+
+
+def _read(file: _File, root: Path) -> list[dict[str, Any]]:
+    path = root / file.path
+    try:
+        content = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path} is missing: expected a whole copy of {_REPOSITORY} in {root}."
+        ) from error
+    try:
+        rows: list[dict[str, Any]] = json.loads(content)
+        valid = all(
+            isinstance(row[field], str) and row[field].strip()
+            for row in rows
+            for field in {"instruction", file.prompt_field}
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(_malformed(path, file)) from error
+    if not valid or not rows:
+        raise ValueError(_malformed(path, file))
+    return rows
+
+
+def _malformed(path: Path, file: _File) -> str:
+    fields = " and ".join(sorted({"instruction", file.prompt_field}))
+    return f"{path} is not as expected: a JSON list of objects, each with text in {fields}."
+
+
+def _check_parallel(rows: dict[_File, list[dict[str, Any]]]) -> None:
+    """Make sure that row i is the same prompt in every language, as far as the files tell.
+
+    Train and val files have nothing but their length in common. Test files repeat the English
+    original in each language.
+    """
+    first: dict[str, _File] = {}
+    for file, content in rows.items():
+        other = first.setdefault(file.id_prefix, file)
+        parallel = len(content) == len(rows[other])
+        if parallel and file.split == "test":
+            pairs = zip(content, rows[other], strict=True)
+            parallel = all(row["instruction"] == same["instruction"] for row, same in pairs)
+        if not parallel:
+            raise ValueError(
+                f"{file.path} is not parallel to {other.path}: expected row i of both to be the "
+                "same prompt, so that a prompt and its translations share one row_id."
+            )

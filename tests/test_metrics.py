@@ -1,0 +1,568 @@
+"""language_report and LanguageScorer, with a stand-in for a gate."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from sklearn import metrics
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skgate.metrics import LanguageScorer, language_report
+
+SHIFT = {"en": 0.0, "yo": 10.0}
+
+
+class ShiftedGate(ClassifierMixin, BaseEstimator):
+    """A threshold on one feature that sits at another place in each language.
+
+    It is perfect when told the language. Not told, it takes English.
+    """
+
+    __metadata_request__fit: ClassVar = {"language": True}
+    __metadata_request__predict: ClassVar = {"language": True}
+    __metadata_request__decision_function: ClassVar = {"language": True}
+    __metadata_request__predict_proba: ClassVar = {"language": True}
+
+    def __init__(self, offset=0.0, language_column=None, harmful_label=None):
+        self.offset = offset
+        self.language_column = language_column
+        self.harmful_label = harmful_label
+
+    def fit(self, X, y, language=None):
+        _, language = self._split(X, language)
+        self.classes_ = np.unique(y)
+        self.languages_ = np.unique(language) if language is not None else np.array([])
+        if self.harmful_label is not None:
+            self.harmful_label_ = self.harmful_label
+        return self
+
+    def _split(self, X, language):
+        if self.language_column is not None:
+            language = X[self.language_column]
+            X = X.drop(columns=self.language_column)
+        return np.asarray(X, dtype=float)[:, 0], language
+
+    def _harm(self, X, language):
+        x, language = self._split(X, language)
+        shift = 0.0 if language is None else np.array([SHIFT[name] for name in language])
+        return x - shift - self.offset
+
+    def _harmful_is_second(self):
+        harmful = self.harmful_label or "harmful"
+        return harmful not in self.classes_ or self.classes_[1] == harmful
+
+    def decision_function(self, X, language=None):
+        harm = self._harm(X, language)
+        return harm if self._harmful_is_second() else -harm
+
+    def predict_proba(self, X, language=None):
+        second = 1 / (1 + np.exp(-self.decision_function(X, language)))
+        return np.column_stack([1 - second, second])
+
+    def predict(self, X, language=None):
+        return self.classes_[(self.decision_function(X, language) > 0).astype(int)]
+
+
+class DeafGate(ShiftedGate):
+    """A gate whose predict takes no language."""
+
+    def predict(self, X):
+        return super().predict(X)
+
+
+@pytest.fixture
+def rows():
+    """Rows of two languages which a ShiftedGate separates only if it is told the language."""
+    rng = np.random.default_rng(0)
+    language = np.repeat(["en", "yo"], 40)
+    y = np.tile([0, 1], 40)
+    x = np.where(y == 1, 1.0, -1.0) * rng.uniform(0.5, 2, 80) + np.repeat([0.0, 10.0], 40)
+    return x[:, None], y, language
+
+
+@pytest.fixture
+def routing():
+    with sklearn.config_context(enable_metadata_routing=True):
+        yield
+
+
+# language_report
+
+
+@pytest.fixture
+def decisions():
+    rng = np.random.default_rng(1)
+    language = np.repeat(["en", "de", "th", "yo", "tlh"], [30, 20, 25, 25, 10])
+    y = rng.integers(0, 2, 110)
+    score = y + rng.normal(size=110)
+    return y, (score > 0.5).astype(int), score, language
+
+
+def test_each_language_has_scikit_learn_s_values(decisions):
+    y, predicted, score, language = decisions
+    report = language_report(y, predicted, score, language=language)
+    assert report.loc["language"].index.tolist() == ["de", "en", "th", "tlh", "yo"]
+    for group, name, chosen in [
+        *(("language", name, language == name) for name in np.unique(language)),
+        ("overall", "all", np.full(110, True)),
+    ]:
+        row = report.loc[(group, name)]
+        t, p, s = y[chosen], predicted[chosen], score[chosen]
+        (tn, fp), (fn, tp) = metrics.confusion_matrix(t, p)
+        expected = {
+            "roc_auc": metrics.roc_auc_score(t, s),
+            "f1": metrics.f1_score(t, p),
+            "balanced_accuracy": metrics.balanced_accuracy_score(t, p),
+            "average_precision": metrics.average_precision_score(t, s),
+            "fpr": fp / (fp + tn),
+            "fnr": fn / (fn + tp),
+            "n": len(t),
+            "n_harmful": t.sum(),
+            "n_harmless": (1 - t).sum(),
+        }
+        assert row.index.tolist() == list(expected)
+        np.testing.assert_allclose(row.to_numpy(float), list(expected.values()))
+
+
+def test_columns_are_floats_and_counts_integers(decisions):
+    report = language_report(*decisions[:3], language=decisions[3])
+    assert [dtype.kind for dtype in report.dtypes] == ["f"] * 6 + ["i"] * 3
+    assert report.index.names == ["group", "name"]
+
+
+def test_tiers_are_macro_averages_of_their_languages(decisions):
+    report = language_report(*decisions[:3], language=decisions[3])
+    by_language = report.loc["language"]
+    assert report.loc["tier"].index.tolist() == ["high", "mid", "low"]
+    high = report.loc[("tier", "high")]
+    expected = (by_language.loc["en", "f1"] + by_language.loc["de", "f1"]) / 2
+    assert high["f1"] == pytest.approx(expected)
+    assert high["n"] == 50
+    assert report.loc[("tier", "low"), "n"] == 25  # tlh is in no tier
+
+
+def test_tier_mapping_is_taken_instead_of_the_paper_s(decisions):
+    tier = {"en": "seen", "de": "seen", "tlh": "unseen", "fr": "absent"}
+    report = language_report(*decisions[:3], language=decisions[3], tier=tier)
+    assert report.loc["tier", "n"].to_dict() == {"seen": 50, "unseen": 10}
+    report = language_report(*decisions[:3], language=decisions[3], tier={})
+    assert "tier" not in report.index.get_level_values("group")
+    assert [dtype.kind for dtype in report.dtypes] == ["f"] * 6 + ["i"] * 3
+
+
+@pytest.mark.parametrize(
+    ("measure", "worst"),
+    [("balanced_accuracy", "min"), ("fnr", "max"), ("fpr", "max"), ("roc_auc", "min")],
+)
+def test_worst_language_and_spread(decisions, measure, worst):
+    report = language_report(*decisions[:3], language=decisions[3], worst_by=measure)
+    values = report.loc["language", measure]
+    (name,) = report.loc["worst"].index
+    assert values[name] == getattr(values, worst)()
+    assert report.loc[("worst", name)].equals(report.loc[("language", name)])
+    spread = report.loc[("spread", "max - min"), measure]
+    assert spread == pytest.approx(values.max() - values.min())
+
+
+def test_what_one_class_does_not_define_is_nan_without_a_warning():
+    report = language_report(
+        [1, 1, 0, 0, 1, 0],
+        [1, 0, 0, 1, 1, 0],
+        [2, -1, -2, 1, 2, -2],
+        language=["zh", "zh", "ko", "ko", "en", "en"],
+    )
+    both = ["roc_auc", "f1", "balanced_accuracy", "average_precision"]
+    assert report.loc[("language", "zh"), [*both, "fpr"]].isna().all()
+    assert report.loc[("language", "zh"), "fnr"] == 0.5
+    assert report.loc[("language", "ko"), [*both, "fnr"]].isna().all()
+    assert report.loc[("language", "ko"), "fpr"] == 0.5
+    assert report.loc[("tier", "high"), "f1"] == 1  # the mean over languages that define it
+    assert report.loc["worst"].index.tolist() == ["en"]
+
+
+def test_worst_language_where_no_language_defines_it():
+    report = language_report([1, 1], [1, 0], language=["en", "de"])
+    assert report.loc["worst"].index.tolist() == [""]
+    assert report.loc[("worst", ""), "balanced_accuracy":"fnr"].isna().all()
+    assert report.loc[("worst", ""), "n"] == 0
+
+
+def test_without_scores_ranking_measures_are_nan(decisions):
+    y, predicted, _, language = decisions
+    report = language_report(y, predicted, language=language)
+    assert report[["roc_auc", "average_precision"]].isna().all(axis=None)
+    assert report["f1"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "pos_label"),
+    [
+        (["harmless", "harmful"], None),
+        ([False, True], None),
+        ([0.0, 1.0], None),
+        ([2, 1], None),
+        (["a", "b"], None),
+        (["b", "a"], "a"),
+        ([1, 0], 0),
+        ([1, 0], False),
+    ],
+)
+@pytest.mark.parametrize("container", [np.array, list, pd.Series, pd.Categorical])
+def test_labels_of_any_kind(decisions, labels, pos_label, container):
+    y, predicted, score, language = decisions
+    expected = language_report(y, predicted, score, language=language)
+    report = language_report(
+        container([labels[i] for i in y]),
+        container([labels[i] for i in predicted]),
+        score,
+        language=container(language.tolist()),
+        pos_label=pos_label,
+    )
+    pd.testing.assert_frame_equal(report, expected)
+
+
+@pytest.mark.parametrize(("label", "n_harmful"), [(0, 0), (1, 2), ("harmless", 0), ("harmful", 2)])
+def test_one_class_alone_is_recognised(label, n_harmful):
+    report = language_report([label] * 2, [label] * 2, language=["en", "yo"])
+    assert report.loc[("overall", "all"), "n_harmful"] == n_harmful
+
+
+def test_one_unknown_class_alone_needs_pos_label():
+    with pytest.raises(ValueError, match="Got pos_label=None and the one label 'a'"):
+        language_report(["a"], ["a"], language=["en"])
+    report = language_report(["a"], ["a"], language=["en"], pos_label="b")
+    assert report.loc[("overall", "all"), "n_harmful"] == 0
+
+
+GOOD = {
+    "y_true": [0, 1, 0, 1],
+    "y_pred": [0, 1, 1, 1],
+    "y_score": [0.0, 1.0, 2.0, 3.0],
+    "language": ["en", "en", "yo", "yo"],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"language": "en"}, "Got language='en' but expected one language per row"),
+        ({"language": None}, r"Got language of shape \(\)"),
+        ({"language": ["en", "en", "yo", 3]}, "Got 3 in language but expected a str"),
+        ({"language": ["en", "en", "yo", None]}, "Got None in language but expected a str"),
+        ({"language": [["en"]] * 4}, r"Got language of shape \(4, 1\)"),
+        ({"language": ["en", "yo"]}, "'language': 2.* but expected as many of each"),
+        ({"y_pred": [0, 1]}, "'y_pred': 2.* but expected as many of each"),
+        ({"y_score": [0.0]}, "'y_score': 1.* but expected as many of each"),
+        ({name: [] for name in GOOD}, "at least one"),
+        ({"y_true": "harmful"}, r"Got y_true of shape \(\)"),
+        ({"y_true": [0, 1, None, 1]}, "Got missing values in y_true"),
+        ({"y_score": [0.0, np.nan, 1.0, 1.0]}, "Got missing values in y_score"),
+        ({"y_score": [0.0, np.inf, 1.0, 1.0]}, "Got infinite values in y_score"),
+        ({"y_score": np.zeros((4, 2))}, r"Got y_score of shape \(4, 2\)"),
+        ({"y_pred": [0, 1, 2, 1]}, "Got 3 labels in y_true and y_pred"),
+        ({"y_true": ["0"] * 4, "y_pred": [0] * 4}, "labels of different types"),
+        ({"pos_label": 3}, r"Got pos_label=3 but expected one of \[0, 1\]"),
+        ({"worst_by": "accuracy"}, "Got worst_by='accuracy' but expected one of roc_auc"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        language_report(**{**GOOD, **change})
+
+
+def test_tier_must_be_a_mapping():
+    with pytest.raises(TypeError, match="Got tier=\\['high'\\] but expected a mapping"):
+        language_report(**GOOD, tier=["high"])
+
+
+# LanguageScorer: does the language arrive?
+
+
+def gates():
+    return {
+        "bare": ShiftedGate(),
+        "pipeline": make_pipeline(StandardScaler(with_mean=False, with_std=False), ShiftedGate()),
+        "nested": make_pipeline(
+            StandardScaler(with_mean=False, with_std=False),
+            make_pipeline("passthrough", ShiftedGate()),
+        ),
+        "one step": make_pipeline(ShiftedGate()),
+    }
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("kind", gates())
+@pytest.mark.parametrize(
+    ("metric", "response_method"),
+    [
+        ("balanced_accuracy", None),
+        ("roc_auc", None),
+        ("average_precision", None),
+        (metrics.f1_score, None),
+        (metrics.roc_auc_score, "decision_function"),
+        (metrics.roc_auc_score, "predict_proba"),
+        (metrics.roc_auc_score, ["decision_function", "predict_proba"]),
+    ],
+)
+def test_language_reaches_every_response_of_every_kind_of_gate(
+    rows, enabled, kind, metric, response_method
+):
+    X, y, language = rows
+    gate = gates()[kind].fit(X, y)
+    scorer = LanguageScorer(metric, response_method=response_method)
+    with sklearn.config_context(enable_metadata_routing=enabled):
+        assert scorer(gate, X, y, language=language) == 1
+        assert scorer(gate, X, y, language=language[::-1]) < 0.8
+        assert scorer(gate, X, y) < 0.9  # not told: threshold of English
+
+
+def test_an_estimator_that_cannot_take_the_language_is_an_error(rows):
+    X, y, language = rows
+    scorer = LanguageScorer("balanced_accuracy")
+    for gate in (DeafGate(), make_pipeline(DeafGate()), LogisticRegression()):
+        with pytest.raises(TypeError, match=r"predict does not take|unexpected|not routed"):
+            scorer(gate.fit(X, y), X, y, language=language)
+    assert LanguageScorer("roc_auc")(DeafGate().fit(X, y), X, y, language=language) == 1
+
+
+def test_a_pipeline_whose_gate_does_not_take_it_is_an_error_with_routing(rows, routing):
+    X, y, language = rows
+    gate = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y)
+    with pytest.raises(TypeError, match="language"):
+        LanguageScorer("balanced_accuracy")(gate, X, y, language=language)
+
+
+@pytest.mark.parametrize("kind", gates())
+def test_grid_search_with_routing_gives_each_fold_its_languages(rows, routing, kind):
+    X, y, language = rows
+    shuffled = np.random.default_rng(0).permutation(80)
+    name = {"bare": "offset", "nested": "pipeline__shiftedgate__offset"}.get(
+        kind, "shiftedgate__offset"
+    )
+    search = GridSearchCV(
+        gates()[kind],
+        {name: [-1.5, 0.0, 1.5]},
+        scoring=LanguageScorer("balanced_accuracy"),
+        cv=4,
+        error_score="raise",
+    ).fit(X[shuffled], y[shuffled], language=language[shuffled])
+    assert search.best_params_ == {name: 0.0}
+    assert search.best_score_ == 1
+    with pytest.raises(TypeError, match="language"):
+        LanguageScorer("balanced_accuracy")(search, X, y, language=language)
+    assert LanguageScorer("f1")(search.best_estimator_, X, y, language=language) == 1
+
+
+def test_cross_validate_with_routing_over_held_out_languages(rows, routing):
+    X, y, language = rows
+    result = cross_validate(
+        gates()["pipeline"],
+        X,
+        y,
+        params={"language": language, "groups": language},
+        cv=GroupKFold(2),
+        scoring={
+            "f1": LanguageScorer("f1"),
+            "worst": LanguageScorer("roc_auc", aggregate="worst"),
+            "deaf": "f1",
+        },
+        error_score="raise",
+    )
+    assert result["test_f1"].tolist() == [1, 1]
+    assert result["test_worst"].tolist() == [1, 1]
+    assert min(result["test_deaf"]) < 0.8  # what scikit-learn's scorer makes of the same gate
+
+
+def test_without_routing_a_lost_language_is_told(rows):
+    X, y, language = rows
+    bare = ShiftedGate().fit(X, y, language)
+    pipeline = make_pipeline(ShiftedGate()).fit(X, y, shiftedgate__language=language)
+    for gate in (bare, pipeline):
+        with pytest.warns(UserWarning, match="LanguageScorer got no language"):
+            LanguageScorer("f1")(gate, X, y)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_language_as_a_column(rows, enabled):
+    X, y, language = rows
+    frame = pd.DataFrame({"x": X[:, 0], "language": language})
+    gate = ShiftedGate(language_column="language")
+    scoring = {
+        "pooled": LanguageScorer("f1"),
+        "worst": LanguageScorer("f1", aggregate="worst", language_column="language"),
+    }
+    with sklearn.config_context(enable_metadata_routing=enabled):
+        result = cross_validate(gate, frame, y, cv=4, scoring=scoring, error_score="raise")
+    assert result["test_pooled"].tolist() == result["test_worst"].tolist() == [1] * 4
+
+
+# LanguageScorer: is the score right?
+
+
+@pytest.mark.parametrize(
+    ("labels", "harmful_label", "pos_label"),
+    [
+        (["harmless", "harmful"], None, None),
+        ([False, True], None, None),
+        ([0, 1], None, None),
+        (["a", "b"], None, None),
+        (["b", "a"], "a", None),
+        (["b", "a"], "a", "a"),
+    ],
+)
+@pytest.mark.parametrize(
+    "metric", ["f1", "recall", "roc_auc", "average_precision", "neg_brier_score", "neg_log_loss"]
+)
+def test_harmful_is_the_positive_class_whatever_the_labels(
+    rows, labels, harmful_label, pos_label, metric
+):
+    X, y, language = rows
+    expected = metrics.get_scorer(metric)(
+        ShiftedGate(offset=1.0).fit(X[:40], y[:40]), X[:40], y[:40]
+    )
+    assert metric in ("roc_auc", "average_precision") or expected != 1
+    named = np.array(labels)[y]
+    gate = ShiftedGate(offset=1.0, harmful_label=harmful_label).fit(X, named)
+    scorer = LanguageScorer(metric, pos_label=pos_label)
+    assert scorer(gate, X[:40], named[:40], language=language[:40]) == pytest.approx(expected)
+
+
+def test_sign_of_a_loss_is_flipped(rows):
+    X, y, language = rows
+    gate = ShiftedGate(offset=1.0).fit(X, y)
+    scorer = LanguageScorer(metrics.zero_one_loss, greater_is_better=False)
+    expected = -np.mean(gate.predict(X, language=language) != y)
+    assert expected < 0
+    assert scorer(gate, X, y, language=language) == pytest.approx(expected)
+
+
+def test_aggregate_is_over_languages(rows):
+    X, y, language = rows
+    X, y, language = X[:60], y[:60], language[:60]
+    gate = ShiftedGate().fit(X, y)
+    told = np.where(np.arange(60) < 50, "en", "yo")  # ten rows of yo are passed off as en
+
+    per_language = [
+        metrics.balanced_accuracy_score(y[part], gate.predict(X, language=told)[part])
+        for part in (told == "en", told == "yo")
+    ]
+    assert per_language[0] < per_language[1]
+    for aggregate, expected in (("macro", np.mean(per_language)), ("worst", min(per_language))):
+        scorer = LanguageScorer("balanced_accuracy", aggregate=aggregate)
+        assert scorer(gate, X, y, language=told) == pytest.approx(expected)
+
+
+def test_aggregate_leaves_out_languages_with_one_class(rows):
+    X, y, language = rows
+    gate = ShiftedGate().fit(X, y)
+    keep = (language == "en") | (y == 1)
+    for aggregate in ("macro", "worst"):
+        scorer = LanguageScorer("roc_auc", aggregate=aggregate)
+        assert scorer(gate, X[keep], y[keep], language=language[keep]) == 1
+        assert np.isnan(scorer(gate, X[y == 1], y[y == 1], language=language[y == 1]))
+
+
+@pytest.mark.parametrize("aggregate", ["pooled", "macro"])
+def test_sample_weight_goes_to_the_metric(rows, aggregate):
+    X, y, language = rows
+    gate = ShiftedGate(offset=1.0).fit(X, y)
+    right = gate.predict(X, language=language) == y
+    assert 0 < right.mean() < 1
+    scorer = LanguageScorer("accuracy", aggregate=aggregate)
+    assert scorer(gate, X, y, language=language, sample_weight=right.astype(float)) == 1
+
+
+def test_responses_are_computed_once(rows):
+    X, y, language = rows
+    calls = []
+
+    class Counting(ShiftedGate):
+        def predict(self, X, language=None):
+            calls.append(len(X))
+            return super().predict(X, language)
+
+    LanguageScorer("f1", aggregate="macro")(Counting().fit(X, y), X, y, language=language)
+    assert calls == [80]
+
+
+# LanguageScorer: as an object
+
+
+def test_clone_pickle_and_repr(routing):
+    scorer = LanguageScorer("f1", aggregate="worst").set_score_request(sample_weight=True)
+    for copy in (clone(scorer), pickle.loads(pickle.dumps(scorer))):
+        assert copy.get_params() == scorer.get_params()
+        assert copy.get_metadata_routing().score.requests == {
+            "language": True,
+            "sample_weight": True,
+        }
+    assert repr(scorer) == "LanguageScorer(aggregate='worst', metric='f1')"
+    search = GridSearchCV(ShiftedGate(), {}, scoring=LanguageScorer("f1"))
+    assert clone(search).scoring.metric == "f1"
+
+
+def test_score_request_can_be_changed(rows, routing):
+    X, y, language = rows
+    scorer = LanguageScorer("f1").set_score_request(language="tongue")
+    result = cross_validate(
+        ShiftedGate().set_fit_request(language="tongue"),
+        X,
+        y,
+        params={"tongue": language},
+        scoring=scorer,
+        error_score="raise",
+    )
+    assert min(result["test_score"]) == 1
+    with pytest.raises(TypeError, match="Got groups but expected language or sample_weight"):
+        scorer.set_score_request(groups=True)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"metric": 3}, "Got metric=3 but expected a callable or the name"),
+        ({"metric": "f1", "aggregate": "mean"}, "Got aggregate='mean' but expected 'pooled'"),
+        ({"metric": "f1", "response_method": "predict"}, "Got response_method='predict'"),
+        ({"metric": "f1", "greater_is_better": False}, "greater_is_better=False with metric='f1'"),
+        ({"metric": "f1", "pos_label": "b"}, r"Got pos_label='b' but expected one of \[0, 1\]"),
+    ],
+)
+def test_bad_parameters_are_named_when_called(rows, parameters, message):
+    X, y, language = rows
+    with pytest.raises(ValueError, match=message):
+        LanguageScorer(**parameters)(ShiftedGate().fit(X, y), X, y, language=language)
+
+
+def test_bad_arguments_are_named(rows):
+    X, y, language = rows
+    gate = ShiftedGate().fit(X, y)
+    scorer = LanguageScorer("f1", aggregate="macro")
+    with pytest.raises(ValueError, match="Got language='en' but expected one language per row"):
+        scorer(gate, X, y, language="en")
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        scorer(gate, X, y, language=language[:3])
+    with pytest.raises(ValueError, match="Got no language with aggregate='macro'"):
+        scorer(gate, X, y)
+    with pytest.raises(ValueError, match="Got X without a column 'language'"):
+        clone(scorer).set_params(language_column="language")(gate, X, y)
+    with pytest.raises(ValueError, match=r"Got labels \['harmful'.* in y but expected"):
+        scorer(gate, X, np.array(["harmless", "harmful"])[y], language=language)
+    with pytest.raises(ValueError, match=r"classes \[0, 1, 2\] but expected two"):
+        scorer(ShiftedGate().fit(X, np.arange(80) % 3), X, y, language=language)
+
+
+def test_import_is_light():
+    code = "import sys, skgate.metrics; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
