@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,8 @@ _POSITIONS = {"last", "instruction", "mean"}
 _OF_MODELS_BY_ID = {"dtype": "auto", "device": "auto", "revision": None, "model_kwargs": None}
 
 
-class _Request(NamedTuple):
+@dataclass(frozen=True)
+class _Request:
     """A distinct forward pass: token ids, and the token to read (None for the mean)."""
 
     ids: npt.NDArray[np.int64]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -536,7 +536,7 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         self.basis_ = harm_basis(np.stack(units or [pooled]), self.rank, pooled)
         self.rank_ = self.basis_.shape[1]
 
-    def _add_shots(self, rows: Rows, language: Languages | None) -> Sequence[str | None]:
+    def _add_shots(self, rows: Rows, language: Languages | None) -> list[str | None]:
         """Keep labelled rows by language; returns the languages."""
         names: list[str | None] = [None] if language is None else list(_distinct(language))
         for name in names:
@@ -544,7 +544,7 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
             self._shots[name] = stack(self._shots.get(name), shots) or shots
         return names
 
-    def _calibrate(self, languages: Sequence[str | None]) -> None:
+    def _calibrate(self, languages: Iterable[str | None]) -> None:
         """Set the readouts of ``languages`` and publish the fitted attributes."""
         for name in languages:
             readout = self._calibrated(name)

@@ -134,7 +134,7 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
                 "model uses a prompt-learning adapter (prefix or prompt tuning), which acts "
                 "outside the model's blocks; expected a plain model or adapters such as LoRA."
             )
-        whole = whole.get_base_model()
+        whole = whole.get_base_model()  # type: ignore[operator]  # (PEFT's, unknown here)
     config = whole.config
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
@@ -200,7 +200,8 @@ def _load_model(
     loaded: PreTrainedModel = auto.from_pretrained(model, revision=revision, dtype=dtype, **options)
     if "device_map" not in options:
         loaded = loaded.to(_resolve_device(device))  # type: ignore[arg-type]  # (stubs: str only)
-    return loaded.eval()
+    loaded.train(False)
+    return loaded
 
 
 def _load_tokenizer(
@@ -209,7 +210,7 @@ def _load_tokenizer(
     import transformers
 
     hub = {name: options[name] for name in (*_HUB_OPTIONS, "trust_remote_code") if name in options}
-    return transformers.AutoTokenizer.from_pretrained(tokenizer, revision=revision, **hub)  # type: ignore[no-any-return]
+    return transformers.AutoTokenizer.from_pretrained(tokenizer, revision=revision, **hub)
 
 
 def _resolve_device(device: str | torch.device) -> torch.device:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Collection, Mapping
 from numbers import Integral
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ def check_prompts(X: Any, name: str = "X") -> list[Prompt]:
     expected = f"{name} must be a list, Series, array or one-column DataFrame of prompts"
     if isinstance(X, str | bytes):
         raise ValueError(f"{expected}, got a single string. Wrap it in a list: [prompt].")
-    if isinstance(X, Mapping) or not isinstance(X, Sized) or not hasattr(X, "__iter__"):
+    if isinstance(X, Mapping) or not _is_collection(X):
         raise TypeError(f"{expected}, got {type(X).__name__}.")
     shape = getattr(X, "shape", None)
     if shape is not None and len(shape) != 1:
@@ -55,6 +55,10 @@ def check_prompts(X: Any, name: str = "X") -> list[Prompt]:
             "[conversation]."
         )
     return [_check_prompt(item, f"{name}[{i}]") for i, item in enumerate(items)]
+
+
+def _is_collection(value: Any) -> TypeGuard[Collection[Any]]:
+    return hasattr(value, "__len__") and hasattr(value, "__iter__")
 
 
 def _check_prompt(item: Any, name: str) -> Prompt:
@@ -109,7 +113,7 @@ def check_language(
         return None
     if isinstance(language, str):
         language = [language] * n_rows
-    if not isinstance(language, Sized) or not hasattr(language, "__iter__"):
+    if not _is_collection(language):
         raise TypeError(
             f"{name} must be a str or one str per row, got {language!r} of type "
             f"{type(language).__name__}."
@@ -160,7 +164,7 @@ def check_layers(layer: Any, n_layers: int, name: str = "layer") -> tuple[int, .
     for item in wanted:
         if isinstance(item, bool) or not isinstance(item, Integral):
             raise ValueError(f"{name} contains {item!r}; {expected}.")
-        if not -n_layers <= item < n_layers:
+        if not -n_layers <= int(item) < n_layers:
             raise ValueError(
                 f"{name}={item} is out of range for a model of {n_layers} layers; {expected}."
             )

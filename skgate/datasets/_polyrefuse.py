@@ -326,9 +326,8 @@ def _download_missing(source: Any, paths: list[str], verbose: bool) -> None:
             try:
                 source.fetch(path)
             except OSError as error:
-                if (
-                    error.errno is not None
-                ):  # the disk's fault: network errors come without a number
+                # The disk's errors have a number, those of the network library have none.
+                if error.errno is not None:
                     raise
                 raise ConnectionError(
                     f"Could not download {source.get_url(path)} ({type(error).__name__}). "
