@@ -17,7 +17,7 @@ from sklearn.base import clone as sklearn_clone
 from tqdm.auto import tqdm
 
 from ._cache import memory_cache
-from ._compat import HasMethods, Interval, StrOptions, _fit_context
+from ._compat import HasMethods, Interval, Options, StrOptions, _fit_context
 from ._fingerprint import fingerprint_structure, fingerprint_tokenizer, fingerprint_weights
 from ._language_model import LanguageModel, find_parts, load_language_model
 from ._prompts import EncodedPrompt, PromptFormat, encode_prompts
@@ -152,7 +152,7 @@ class ActivationTransformer(TransformerMixin, BaseEstimator):
         "system_prompt": [None, str],
         "chat_template_kwargs": [None, dict],
         "batch_tokens": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "store": [None, StrOptions(set()), "boolean"],
+        "store": [None, Options(bool, {False})],
         "cache_layers": [StrOptions({"requested", "all"}), "array-like"],
         "dtype": [str, torch.dtype],
         "device": [str, torch.device],

@@ -21,7 +21,7 @@ from ._persistence import VersionedPickle
 from ._provenance import ActivationSource, recall
 from ._readout import Readout, Rows, fit_readout, stack
 from ._subspace import Bools, Floats, harm_basis, harm_direction, projection_gap
-from ._validation import check_language
+from ._validation import check_language, resolve_harmful_label
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -221,7 +221,7 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         self._learn_subspace(X[is_source], harmful[is_source], weight[is_source], sources)
         rows = Rows(X @ self.basis_, harmful, weight)
         self._source = rows.take(is_source)
-        self._source_language = sources
+        self._source_language: Any = sources
         self.projection_gap_ = projection_gap(
             X[is_source] @ self.direction_, self._source.harmful, self._source.weight
         )
@@ -328,10 +328,10 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X, language = self._split_language(X, language)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        language = check_language(language, len(X))
         z = X @ self.basis_
         if language is None:
             return self._readouts[None](z)
+        language = check_language(language, len(X))
         self._check_known(language)
         scores = np.empty(len(z))
         for name in set(language):
@@ -460,15 +460,8 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
                 f"{kind}. {found}; expected exactly 2 classes."
             )
         known = self.classes_.tolist()
-        if self.harmful_label is not None:
-            if self.harmful_label not in known:
-                raise ValueError(
-                    f"harmful_label={self.harmful_label!r} is not among the classes {known}."
-                )
-            self.harmful_label_ = self.classes_[known.index(self.harmful_label)]
-        else:
-            usual = [label for label in ("harmful", 1) if label in known]  # 1 == True
-            self.harmful_label_ = self.classes_[known.index(usual[0]) if usual else 1]
+        harmful = resolve_harmful_label(known, self.harmful_label)
+        self.harmful_label_ = self.classes_[known.index(harmful)]
 
     def _check_labels(self, labels: Any, name: str) -> None:
         if labels is None:
@@ -485,7 +478,7 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         """Check labelled rows and drop those of weight 0."""
         X, language = self._split_language(X, language)
         X, y = validate_data(self, X, y, dtype=np.float64, reset=reset)
-        language = check_language(language, len(X))
+        language = None if language is None else check_language(language, len(X))
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         present = weight > 0
         if not present.any():
@@ -540,7 +533,7 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         """Keep labelled rows by language; returns the languages."""
         names: list[str | None] = [None] if language is None else list(_distinct(language))
         for name in names:
-            shots = rows if name is None else rows.take(language == name)
+            shots = rows if language is None else rows.take(language == name)
             self._shots[name] = stack(self._shots.get(name), shots) or shots
         return names
 
@@ -570,7 +563,7 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         shots = self._shots.get(language)
         if self.calibration == "shrinkage":
             own = None
-            if self._source_language is not None and language in self.source_languages_:
+            if language is not None and language in self.source_languages_:
                 own = self._source.take(self._source_language == language)
             evidence = stack(own, shots)
             if evidence is None:

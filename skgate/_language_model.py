@@ -143,11 +143,11 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
         )
     text_config = config.get_text_config()
     backbone = whole.base_model
-    limits = [
+    stated = [
         getattr(text_config, "max_position_embeddings", None),
         getattr(tokenizer, "model_max_length", None),
     ]
-    limits = [int(limit) for limit in limits if limit is not None and 0 < limit < _NO_LIMIT]
+    limits = [int(limit) for limit in stated if limit is not None and 0 < limit < _NO_LIMIT]
     return LanguageModel(
         model=model,
         tokenizer=tokenizer,
@@ -160,8 +160,8 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
 
 def _find_blocks(backbone: nn.Module, n_layers: int) -> nn.ModuleList:
     """The shallowest list of ``n_layers`` modules outside the towers for other modalities."""
-    lists = [
-        (name.count("."), name, module)
+    lists: list[tuple[int, nn.ModuleList]] = [
+        (name.count("."), module)
         for name, module in backbone.named_modules()
         if isinstance(module, nn.ModuleList)
         and len(module) == n_layers
@@ -172,7 +172,8 @@ def _find_blocks(backbone: nn.Module, n_layers: int) -> nn.ModuleList:
             f"model is a {type(backbone).__name__} in which no list of "
             f"num_hidden_layers={n_layers} blocks was found; expected one module per layer."
         )
-    return min(lists, key=lambda found: found[0])[2]
+    _, blocks = min(lists, key=lambda found: found[0])
+    return blocks
 
 
 def _load_model(

@@ -83,14 +83,12 @@ def _check_prompt(item: Any, name: str) -> Prompt:
     return [dict(message) for message in item]
 
 
-def check_language(
-    language: Any, n_rows: int, name: str = "language"
-) -> npt.NDArray[np.object_] | None:
+def check_language(language: Any, n_rows: int, name: str = "language") -> npt.NDArray[np.object_]:
     """Turn ``language`` into one string per row.
 
     Parameters
     ----------
-    language : str, array-like of str of shape (n_rows,) or None
+    language : str or array-like of str of shape (n_rows,)
         A single string is the language of every row.
     n_rows : int
         The number of rows.
@@ -99,8 +97,8 @@ def check_language(
 
     Returns
     -------
-    language : ndarray of shape (n_rows,), dtype object, or None
-        None if no language was given.
+    language : ndarray of shape (n_rows,), dtype object
+        The languages.
 
     Raises
     ------
@@ -109,8 +107,6 @@ def check_language(
     ValueError
         If the length is not ``n_rows`` or a language is an empty string.
     """
-    if language is None:
-        return None
     if isinstance(language, str):
         language = [language] * n_rows
     if not _is_collection(language):
@@ -131,6 +127,47 @@ def check_language(
     out = np.empty(n_rows, dtype=object)
     out[:] = [str(tag) for tag in tags]
     return out
+
+
+def resolve_harmful_label(classes: list[Any], label: Any, name: str = "harmful_label") -> Any:
+    """Find the harmful one of one or two classes.
+
+    Parameters
+    ----------
+    classes : list
+        The distinct labels, sorted.
+    label : object
+        The harmful label, or None for the usual ones: "harmful", 1 or True if among the classes,
+        else the second class.
+    name : str, default="harmful_label"
+        The parameter's name in error messages.
+
+    Returns
+    -------
+    label : object
+        The harmful label.
+
+    Raises
+    ------
+    ValueError
+        If ``label`` is not among two classes, or one class alone leaves it open.
+    """
+    if label is not None:
+        if len(classes) == 2 and label not in classes:
+            raise ValueError(f"{name}={label!r} is not among the classes {classes}.")
+        return label
+    for usual in ("harmful", 1):  # 1 is True too
+        if usual in classes:
+            return usual
+    if len(classes) == 2:
+        return classes[1]
+    for harmless, harmful in (("harmless", "harmful"), (0, 1)):
+        if classes[0] == harmless:
+            return harmful
+    raise ValueError(
+        f"{name} is None and {classes[0]!r} the only class; expected two classes, or {name} to "
+        "say which is harmful."
+    )
 
 
 def check_layers(layer: Any, n_layers: int, name: str = "layer") -> tuple[int, ...]:

@@ -16,7 +16,9 @@ from sklearn.metrics import average_precision_score, get_scorer, make_scorer, ro
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_consistent_length
+from sklearn.utils.validation import _num_samples
+
+from ._validation import check_language, resolve_harmful_label
 
 __all__ = ["LanguageScorer", "language_report"]
 
@@ -172,7 +174,7 @@ def _decisions(
 ) -> pd.DataFrame:
     """Validate a report's input, and put it in harmful / not harmful."""
     true, predicted = _one_per_row("y_true", y_true), _one_per_row("y_pred", y_pred)
-    languages = _check_language(language)
+    languages = check_language(language, len(true))
     columns: dict[str, Any] = {"y_true": true, "y_pred": predicted, "language": languages}
     if y_score is not None:
         columns["y_score"] = _one_per_row("y_score", y_score).astype(float)
@@ -181,8 +183,10 @@ def _decisions(
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1 or not len(true):
         raise ValueError(f"Got {lengths} values but expected as many of each, and at least one.")
-    harmful = _harmful_class(
-        _classes("y_true and y_pred", [*true.tolist(), *predicted.tolist()]), pos_label
+    harmful = resolve_harmful_label(
+        _classes("y_true and y_pred", [*true.tolist(), *predicted.tolist()]),
+        pos_label,
+        "pos_label",
     )
     return pd.DataFrame(
         {
@@ -368,8 +372,7 @@ class LanguageScorer(BaseEstimator):
         """
         scorer = self._make_scorer()
         if language is not None:
-            language = _check_language(language)
-            check_consistent_length(X, y, language)
+            language = check_language(language, _num_samples(X))
         else:
             _warn_if_language_lost(estimator)
         view = _HarmfulView(estimator, X, language, self.pos_label)
@@ -468,7 +471,7 @@ class LanguageScorer(BaseEstimator):
             if len(np.unique(harmful[rows])) == 2:
                 yield rows
 
-    def _language_from_column(self, X: Any) -> NDArray[np.str_]:
+    def _language_from_column(self, X: Any) -> NDArray[np.object_]:
         if self.language_column is None:
             raise ValueError(
                 f"Got no language with aggregate={self.aggregate!r} but expected language=, or X "
@@ -480,7 +483,7 @@ class LanguageScorer(BaseEstimator):
                 f"Got X without a column {self.language_column!r} but expected the DataFrame "
                 "column that language_column names."
             )
-        return _check_language(X[self.language_column])
+        return check_language(X[self.language_column], len(X))
 
 
 class _HarmfulView(ClassifierMixin, BaseEstimator):
@@ -501,7 +504,7 @@ class _HarmfulView(ClassifierMixin, BaseEstimator):
             )
         if pos_label is None:
             pos_label = getattr(_last_step(estimator), "harmful_label_", None)
-        self._harmful = _harmful_class(self._known, pos_label)
+        self._harmful = resolve_harmful_label(self._known, pos_label, "pos_label")
         self.classes_ = np.array([0, 1])
 
     def is_harmful(self, name: str, labels: ArrayLike) -> NDArray[np.int_]:
@@ -583,23 +586,6 @@ def _one_per_row(name: str, values: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def _check_language(language: ArrayLike) -> NDArray[np.str_]:
-    if isinstance(language, str):
-        raise ValueError(
-            f"Got language={language!r} but expected one language per row, such as a list of str."
-        )
-    array = np.asarray(language, dtype=object)
-    if array.ndim != 1:
-        raise ValueError(
-            f"Got language of shape {array.shape} but expected one str per row, that is "
-            "(n_samples,)."
-        )
-    for value in array:
-        if not isinstance(value, str):
-            raise ValueError(f"Got {value!r} in language but expected a str in each row.")
-    return array.astype(str)
-
-
 def _classes(name: str, labels: list[Any]) -> list[Any]:
     distinct = set(labels)
     if len(distinct) > 2:
@@ -611,23 +597,3 @@ def _classes(name: str, labels: list[Any]) -> list[Any]:
         raise ValueError(
             f"Got labels of different types in {name}, {distinct}, but expected one type."
         ) from error
-
-
-def _harmful_class(classes: list[Any], pos_label: Any) -> Any:
-    """Find the harmful one of one or two classes, in sorted order."""
-    if pos_label is not None:
-        if len(classes) == 2 and pos_label not in classes:
-            raise ValueError(f"Got pos_label={pos_label!r} but expected one of {classes}.")
-        return pos_label
-    for harmful in ("harmful", 1):  # 1 is True too
-        if harmful in classes:
-            return harmful
-    if len(classes) == 2:
-        return classes[1]
-    for harmless, harmful in (("harmless", "harmful"), (0, 1)):
-        if classes[0] == harmless:
-            return harmful
-    raise ValueError(
-        f"Got pos_label=None and the one label {classes[0]!r} but expected two labels, or "
-        "pos_label to say which one is harmful."
-    )

@@ -239,7 +239,7 @@ def test_one_class_alone_is_recognised(label, n_harmful):
 
 
 def test_one_unknown_class_alone_needs_pos_label():
-    with pytest.raises(ValueError, match="Got pos_label=None and the one label 'a'"):
+    with pytest.raises(ValueError, match="pos_label is None"):
         language_report(["a"], ["a"], language=["en"])
     report = language_report(["a"], ["a"], language=["en"], pos_label="b")
     assert report.loc[("overall", "all"), "n_harmful"] == 0
@@ -256,12 +256,11 @@ GOOD = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"language": "en"}, "Got language='en' but expected one language per row"),
-        ({"language": None}, r"Got language of shape \(\)"),
-        ({"language": ["en", "en", "yo", 3]}, "Got 3 in language but expected a str"),
-        ({"language": ["en", "en", "yo", None]}, "Got None in language but expected a str"),
-        ({"language": [["en"]] * 4}, r"Got language of shape \(4, 1\)"),
-        ({"language": ["en", "yo"]}, "'language': 2.* but expected as many of each"),
+        ({"language": None}, "language must be a str or one str per row, got None"),
+        ({"language": ["en", "en", "yo", 3]}, r"language\[3\] is 3"),
+        ({"language": ["en", "en", "yo", None]}, r"language\[3\] is None"),
+        ({"language": [["en"]] * 4}, r"language\[0\] is \['en'\]"),
+        ({"language": ["en", "yo"]}, "language has length 2, expected 4"),
         ({"y_pred": [0, 1]}, "'y_pred': 2.* but expected as many of each"),
         ({"y_score": [0.0]}, "'y_score': 1.* but expected as many of each"),
         ({name: [] for name in GOOD}, "at least one"),
@@ -272,12 +271,12 @@ GOOD = {
         ({"y_score": np.zeros((4, 2))}, r"Got y_score of shape \(4, 2\)"),
         ({"y_pred": [0, 1, 2, 1]}, "Got 3 labels in y_true and y_pred"),
         ({"y_true": ["0"] * 4, "y_pred": [0] * 4}, "labels of different types"),
-        ({"pos_label": 3}, r"Got pos_label=3 but expected one of \[0, 1\]"),
+        ({"pos_label": 3}, r"pos_label=3 is not among the classes \[0, 1\]"),
         ({"worst_by": "accuracy"}, "Got worst_by='accuracy' but expected one of roc_auc"),
     ],
 )
 def test_bad_input_is_named(change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         language_report(**{**GOOD, **change})
 
 
@@ -535,12 +534,12 @@ def test_score_request_can_be_changed(rows, routing):
         ({"metric": "f1", "aggregate": "mean"}, "Got aggregate='mean' but expected 'pooled'"),
         ({"metric": "f1", "response_method": "predict"}, "Got response_method='predict'"),
         ({"metric": "f1", "greater_is_better": False}, "greater_is_better=False with metric='f1'"),
-        ({"metric": "f1", "pos_label": "b"}, r"Got pos_label='b' but expected one of \[0, 1\]"),
+        ({"metric": "f1", "pos_label": "b"}, r"pos_label='b' is not among the classes \[0, 1\]"),
     ],
 )
 def test_bad_parameters_are_named_when_called(rows, parameters, message):
     X, y, language = rows
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         LanguageScorer(**parameters)(ShiftedGate().fit(X, y), X, y, language=language)
 
 
@@ -548,9 +547,7 @@ def test_bad_arguments_are_named(rows):
     X, y, language = rows
     gate = ShiftedGate().fit(X, y)
     scorer = LanguageScorer("f1", aggregate="macro")
-    with pytest.raises(ValueError, match="Got language='en' but expected one language per row"):
-        scorer(gate, X, y, language="en")
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+    with pytest.raises(ValueError, match="language has length 3, expected 80"):
         scorer(gate, X, y, language=language[:3])
     with pytest.raises(ValueError, match="Got no language with aggregate='macro'"):
         scorer(gate, X, y)

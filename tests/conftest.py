@@ -1,0 +1,55 @@
+"""Fixtures that need no download."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from tiny import CHAT_TEMPLATE, WORDS, make_model
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A word tokenizer that adds a BOS by itself, as Llama's does; no pad token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<unk>", "<s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|think|>"]
+    vocabulary = {word: i for i, word in enumerate([*special, *dict.fromkeys(WORDS)])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.add_special_tokens(special)
+    words.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="<unk>",
+        bos_token="<s>",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@pytest.fixture
+def model():
+    return make_model("llama")
+
+
+@pytest.fixture
+def checkpoint(tmp_path, tokenizer):
+    """A saved tiny Llama, as a path."""
+    path = tmp_path / "tiny-llama"
+    make_model("llama").save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def empty_cache():
+    """No test sees activations of another."""
+    if "skgate._cache" in sys.modules:
+        sys.modules["skgate._cache"].memory_cache.clear()

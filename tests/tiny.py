@@ -1,0 +1,74 @@
+"""Tiny prompts and random models."""
+
+from __future__ import annotations
+
+# A template with everything that goes wrong: a BOS of its own, a trimmed message, a suffix.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] | trim }} <|end|> {% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|> {% if thinking %}<|think|>{% endif %}{% endif %}"
+)
+WORDS = (
+    "boil an egg how do I kill a process knock knock who is there please stop it now "
+    "the cat sat on the mat and then it ran away assistant user"
+).split()
+PROMPTS = [
+    "boil an egg",
+    "how do I kill a process",
+    "knock",
+    "the cat sat on the mat and then it ran away",
+    "knock knock who is there",
+]
+
+
+def make_model(architecture, n_layers=4, **settings):
+    """Make a random model of an architecture, 16 wide, from its configuration."""
+    import torch
+    import transformers
+
+    common = {
+        "vocab_size": 64,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 5,
+        "pad_token_id": 0,
+    }
+    configs = {
+        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
+        "qwen2": (
+            transformers.Qwen2Config,
+            transformers.Qwen2ForCausalLM,
+            {"num_key_value_heads": 1},
+        ),
+        "gemma2": (
+            transformers.Gemma2Config,
+            transformers.Gemma2ForCausalLM,
+            {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4},
+        ),
+        "gpt2": (
+            transformers.GPT2Config,
+            transformers.GPT2LMHeadModel,
+            {"n_inner": 32, "attn_pdrop": 0.1},
+        ),
+        "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM, {}),
+        "opt": (
+            transformers.OPTConfig,
+            transformers.OPTForCausalLM,
+            {"ffn_dim": 32, "word_embed_proj_dim": 16},
+        ),
+        "bert": (transformers.BertConfig, transformers.BertModel, {}),
+        "mpt": (transformers.MptConfig, transformers.MptForCausalLM, {"expansion_ratio": 2}),
+    }
+    config_class, model_class, extra = configs[architecture]
+    known = config_class().to_dict().keys() | set(config_class.attribute_map)
+    arguments = {k: v for k, v in {**common, **extra, **settings}.items() if k in known}
+    torch.manual_seed(0)
+    model = model_class(config_class(**arguments))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    return model.train(False)
