@@ -492,11 +492,6 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         """Which rows the direction is learned from."""
         if self.source_languages is None:
             return np.ones(n_rows, dtype=bool)
-        if isinstance(self.source_languages, str):
-            raise ValueError(
-                f"source_languages={self.source_languages!r} is a single string; expected a list "
-                "of languages."
-            )
         expected = f"source_languages={list(self.source_languages)}, but"
         if language is None:
             raise ValueError(f"{expected} no language was given; expected that of every row.")

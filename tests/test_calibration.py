@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def literal_threshold(scores, harmful):
     n_harmful, n_harmless = harmful.count(True), harmful.count(False)
     distinct = sorted(set(scores))
     candidates = [min(scores) - 1e-6]
-    candidates += [(low + high) / 2 for low, high in zip(distinct, distinct[1:], strict=False)]
+    candidates += [(low + high) / 2 for low, high in pairwise(distinct)]
     candidates += [max(scores) + 1e-6]
     best, chosen = Fraction(-1), None
     for candidate in candidates:
