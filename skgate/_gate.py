@@ -71,10 +71,10 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         Names of the columns, if ``X`` had any.
     direction_ : ndarray of shape (d,)
         Unit vector from the mean of all harmless to the mean of all harmful source rows.
-    basis_ : ndarray of shape (d, rank_)
+    basis_ : ndarray of shape (d, r)
         Orthonormal basis of the harmfulness subspace.
     rank_ : int
-        Its dimensions.
+        Its dimensions, ``r``.
     coef_, intercept_ : ndarray of shape (1, d) and (1,)
         The pooled source's decision function, ``X @ coef_.T + intercept_``.
     source_languages_ : ndarray of str
