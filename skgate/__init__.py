@@ -11,19 +11,29 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import datasets, metrics
+    from . import datasets, judges, metrics
     from ._activations import ActivationTransformer
     from ._gate import LatentGate
     from ._provenance import ActivationSource
+    from ._steering import SteeringWrapper
 
 __version__ = version("skgate")
 
-__all__ = ["ActivationSource", "ActivationTransformer", "LatentGate", "datasets", "metrics"]
+__all__ = [
+    "ActivationSource",
+    "ActivationTransformer",
+    "LatentGate",
+    "SteeringWrapper",
+    "datasets",
+    "judges",
+    "metrics",
+]
 
 _HOME = {
     "ActivationSource": "._provenance",
     "ActivationTransformer": "._activations",
     "LatentGate": "._gate",
+    "SteeringWrapper": "._steering",
 }
 
 

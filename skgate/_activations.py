@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,17 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.base import clone as sklearn_clone
 from tqdm.auto import tqdm
 
+from ._batching import length_batches
 from ._cache import memory_cache
 from ._compat import HasMethods, Interval, Options, StrOptions, _fit_context
 from ._fingerprint import fingerprint_structure, fingerprint_tokenizer, fingerprint_weights
 from ._language_model import LanguageModel, find_parts, load_language_model
+from ._live_model import SharesLiveModel
 from ._prompts import EncodedPrompt, PromptFormat, encode_prompts
 from ._provenance import ActivationSource, remember
-from ._residual_stream import has_foreign_hooks, read_blocks
-from ._validation import check_layers, check_prompts
+from ._residual_stream import is_edited, read_blocks
+from ._validation import Prompt, check_layers, check_prompts
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -35,7 +35,7 @@ _OF_MODELS_BY_ID = {"dtype": "auto", "device": "auto", "revision": None, "model_
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
     """A distinct forward pass: token ids, and the token to read (None for the mean)."""
 
     ids: npt.NDArray[np.int64]
@@ -46,7 +46,7 @@ class _Request:
         return self.ids.tobytes(), self.index
 
 
-class ActivationTransformer(TransformerMixin, BaseEstimator):
+class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     """Turn prompts into activations of a language model's residual stream.
 
     One truncated forward pass per distinct prompt: the model without its language-model head,
@@ -114,8 +114,8 @@ class ActivationTransformer(TransformerMixin, BaseEstimator):
 
     The in-memory cache is keyed by the weights' fingerprint (taken anew at each call, one
     read of the weights), the adapters' state, configuration, token ids, position and layer. It
-    is bypassed while forward hooks that are not skgate's are on the model, since they may edit
-    what it computes.
+    is bypassed where something may edit what the model computes: forward hooks that are not
+    skgate's, a replaced ``forward``, parametrizations, autocast.
 
     In bf16 and fp16, matrix products round differently in batches of different shape: the same
     prompt may differ by about 1 % between batches.
@@ -219,7 +219,7 @@ class ActivationTransformer(TransformerMixin, BaseEstimator):
         check_prompts(X)
         language_model = self._language_model()
         self._prompt_format().check(language_model.tokenizer)
-        self._layers(language_model)
+        self._kept_layers(language_model)
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:
@@ -247,22 +247,14 @@ class ActivationTransformer(TransformerMixin, BaseEstimator):
         self._validate_params()
         prompts = check_prompts(X)
         language_model = self._language_model()
-        encoded = encode_prompts(
-            language_model.tokenizer,
-            prompts,
-            self._prompt_format(),
-            max_length=language_model.max_length,
-            find_instruction=self.position == "instruction",
-        )
-        requests = [
-            _Request(item.ids, self._token_index(item, i)) for i, item in enumerate(encoded)
-        ]
+        requests = self._encode(prompts, language_model)
         distinct = {request.key: request for request in requests}
         place = {key: i for i, key in enumerate(distinct)}
-        rows = self._read(language_model, list(distinct.values()))
-        activations = rows[[place[request.key] for request in requests]].reshape(len(prompts), -1)
-        remember(activations, self.activation_source())
-        return activations
+        source = self._source(language_model)
+        rows = self._read(language_model, list(distinct.values()), source.weights)
+        activations = rows[[place[request.key] for request in requests]]
+        remember(activations, source)
+        return activations.reshape(len(prompts), -1)
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
         """Name the columns of the output.
@@ -296,7 +288,9 @@ class ActivationTransformer(TransformerMixin, BaseEstimator):
         source : ActivationSource
             Model, tokenizer, prompt format, layers and position.
         """
-        language_model = self._language_model()
+        return self._source(self._language_model())
+
+    def _source(self, language_model: LanguageModel) -> ActivationSource:
         return ActivationSource(
             model=language_model.name,
             weights=fingerprint_weights(language_model.backbone),
@@ -344,6 +338,17 @@ class ActivationTransformer(TransformerMixin, BaseEstimator):
         kept = check_layers(self.cache_layers, len(language_model.blocks), "cache_layers")
         return sorted({*requested, *kept})
 
+    def _encode(self, prompts: list[Prompt], language_model: LanguageModel) -> list[Request]:
+        """Tokens of checked prompts, and the token to read in each."""
+        encoded = encode_prompts(
+            language_model.tokenizer,
+            prompts,
+            self._prompt_format(),
+            max_length=language_model.max_length,
+            find_instruction=self.position == "instruction",
+        )
+        return [Request(item.ids, self._token_index(item, i)) for i, item in enumerate(encoded)]
+
     def _token_index(self, prompt: EncodedPrompt, i: int) -> int | None:
         if self.position == "mean":
             return None
@@ -358,19 +363,15 @@ class ActivationTransformer(TransformerMixin, BaseEstimator):
         return index
 
     def _read(
-        self, language_model: LanguageModel, requests: list[_Request]
+        self, language_model: LanguageModel, requests: list[Request], weights: str
     ) -> npt.NDArray[np.float32]:
         """Activations of distinct requests, shape (n_requests, n_layers, d), cached or computed."""
         layers = self._layers(language_model)
         kept = self._kept_layers(language_model)
         backbone = language_model.backbone
-        device = _input_device(backbone)
-        use_cache = self.store is None and not has_foreign_hooks(backbone)
-        namespace = (
-            (fingerprint_weights(backbone), fingerprint_structure(backbone), device.type)
-            if use_cache
-            else None
-        )
+        device = language_model.input_device
+        use_cache = self.store is None and not is_edited(backbone)
+        namespace = (weights, fingerprint_structure(backbone), device.type) if use_cache else None
         out = np.empty((len(requests), len(layers), language_model.hidden_size), np.float32)
         missing = []
         for i, request in enumerate(requests):
@@ -382,9 +383,11 @@ class ActivationTransformer(TransformerMixin, BaseEstimator):
         with tqdm(
             total=len(missing), desc="activations", unit="prompt", disable=not self.verbose
         ) as progress:
-            for batch in self._batches(requests, missing, device):
-                rows = _forward(language_model, [requests[i] for i in batch], kept, device=device)
-                for j, i in enumerate(batch):
+            lengths = [len(requests[i].ids) for i in missing]
+            for batch in length_batches(lengths, self._batch_budget(device)):
+                wanted = [missing[j] for j in batch]
+                rows = _forward(language_model, [requests[i] for i in wanted], kept, device=device)
+                for j, i in enumerate(wanted):
                     out[i] = [rows[layer][j] for layer in layers]
                     if use_cache:
                         memory_cache.put(
@@ -393,20 +396,10 @@ class ActivationTransformer(TransformerMixin, BaseEstimator):
                 progress.update(len(batch))
         return out
 
-    def _batches(
-        self, requests: list[_Request], wanted: list[int], device: torch.device
-    ) -> list[list[int]]:
-        """Split ``wanted`` into batches of similar length, the longest first."""
-        budget = self.batch_tokens
-        if isinstance(budget, str):
-            budget = _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ACCELERATOR)
-        batches: list[list[int]] = []
-        for i in sorted(wanted, key=lambda i: len(requests[i].ids), reverse=True):
-            longest = len(requests[batches[-1][0]].ids) if batches else 0
-            if not batches or (len(batches[-1]) + 1) * longest > budget:
-                batches.append([])
-            batches[-1].append(i)
-        return batches
+    def _batch_budget(self, device: torch.device) -> int:
+        if isinstance(self.batch_tokens, str):
+            return _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ACCELERATOR)
+        return self.batch_tokens
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -419,42 +412,10 @@ class ActivationTransformer(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def __sklearn_clone__(self) -> ActivationTransformer:
-        """Clone everything but a live model and tokenizer, which are shared."""
-        params = {
-            name: value if name in ("model", "tokenizer") else sklearn_clone(value, safe=False)
-            for name, value in self.get_params(deep=False).items()
-        }
-        copy = type(self)(**params)
-        for name in ("_sklearn_output_config", "_metadata_request"):
-            if hasattr(self, name):
-                setattr(copy, name, deepcopy(getattr(self, name)))
-        return copy
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ActivationTransformer:
-        for live in (self.model, self.tokenizer):
-            memo[id(live)] = live
-        copy = type(self).__new__(type(self))
-        memo[id(self)] = copy
-        copy.__dict__.update(deepcopy(self.__dict__, memo))
-        return copy
-
-    def __getstate__(self) -> dict[str, Any]:
-        for name in ("model", "tokenizer"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str | os.PathLike):
-                raise TypeError(
-                    f"{name} is a live {type(value).__name__}, which can't be pickled with an "
-                    "ActivationTransformer. Pass a Hugging Face id or a local path "
-                    "(model.save_pretrained(path); tokenizer.save_pretrained(path)) to dump it, or "
-                    "to use it in several processes (n_jobs > 1)."
-                )
-        return dict(super().__getstate__())
-
 
 def _forward(
     language_model: LanguageModel,
-    requests: list[_Request],
+    requests: list[Request],
     layers: Sequence[int],
     device: torch.device,
 ) -> dict[int, npt.NDArray[np.float32]]:
@@ -478,13 +439,3 @@ def _forward(
         index,
     )
     return {layer: row.numpy() for layer, row in rows.items()}
-
-
-def _input_device(backbone: Any) -> torch.device:
-    """Where the model takes its token ids."""
-    embeddings = backbone.get_input_embeddings()
-    hook = getattr(embeddings, "_hf_hook", None)
-    device = getattr(hook, "execution_device", None)
-    if device is None:
-        device = next(embeddings.parameters()).device
-    return torch.device(device)

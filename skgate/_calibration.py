@@ -54,6 +54,16 @@ def balanced_f1_threshold(scores: Floats, harmful: Bools, weight: Floats) -> flo
     return float(candidates[np.argmax(true_positives / (n_harmless + false_positives))])
 
 
+def snap(scores: Floats) -> Floats:
+    """Round scores to 40 bits of the largest, so that equal rows' scores are equal.
+
+    A matrix product may give equal rows scores that differ in the last bit.
+    """
+    _, exponent = np.frexp(np.abs(scores).max(initial=0.0))
+    unit = np.ldexp(1.0, int(exponent) - 40)
+    return np.round(scores / unit) * unit
+
+
 class ClassStatistics(NamedTuple):
     """Weighted mean score and weight of (harmless, harmful) rows; the mean is 0 without rows."""
 
@@ -119,13 +129,13 @@ def learn_shift_prior(
     harmful: Bools,
     weight: Floats,
     language: npt.NDArray[np.object_] | None,
-    boundary: float,
 ) -> ShiftPrior:
     """Learn from the source rows how languages shift the scores of each class.
 
     The scale matrix is the mean of the outer products of the sources' shifts and of a guess that
     counts for two languages: shifts as large as the distance between the class means, correlated
-    0.5 between the classes.
+    0.5 between the classes. The fraction is where the balanced F1 threshold of the sources' rows
+    lies, once the sources are aligned by the midpoints between their class means.
 
     Parameters
     ----------
@@ -137,8 +147,6 @@ def learn_shift_prior(
         Their weights.
     language : ndarray of str of shape (n,) or None
         Their languages; None for a single pooled source.
-    boundary : float
-        The pooled source's threshold.
 
     Returns
     -------
@@ -150,10 +158,12 @@ def learn_shift_prior(
     if language is not None:
         groups = [language == name for name in np.unique(language.astype(str))]
     shifts, spread, total = [], np.zeros(2), np.zeros(2)
+    aligned = scores - pooled.mean.mean()
     for rows in groups:
         stats = ClassStatistics.of(scores[rows], harmful[rows], weight[rows])
         if (stats.weight > 0).all():
             shifts.append(stats.mean - pooled.mean)
+            aligned[rows] = scores[rows] - stats.mean.mean()
         residuals = scores[rows] - stats.mean[harmful[rows].astype(int)]
         spread += ClassStatistics.of(residuals**2, harmful[rows], weight[rows]).mean * stats.weight
         total += stats.weight
@@ -162,9 +172,12 @@ def learn_shift_prior(
     guess = max(gap**2, floor) * np.array([[1.0, 0.5], [0.5, 1.0]])
     outer = np.asarray(shifts).T @ np.asarray(shifts) if len(shifts) > 1 else np.zeros((2, 2))
     n_shifts = len(shifts) if len(shifts) > 1 else 0
+    means = ClassStatistics.of(aligned, harmful, weight).mean
+    threshold = balanced_f1_threshold(snap(aligned), harmful, weight)
+    apart = means[1] - means[0]
     return ShiftPrior(
         center=pooled.mean,
         scale=(outer + _PRIOR_LANGUAGES * guess) / (n_shifts + _PRIOR_LANGUAGES),
         variance=np.maximum(spread / total, floor),
-        fraction=float((boundary - pooled.mean[0]) / gap) if gap > 0 else 0.5,
+        fraction=float(np.clip((threshold - means[0]) / apart, 0, 1)) if apart > 0 else 0.5,
     )

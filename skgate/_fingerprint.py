@@ -1,7 +1,7 @@
 """Fingerprints of models and tokenizers: what must be equal for activations to be equal.
 
-The weights are read once per fingerprint, at memory speed (about 20 GB/s on a CPU), so that no
-in-place change goes unseen, however it was made.
+The weights are read once per fingerprint, at memory speed (about 20 GB/s on a CPU): sums of their
+bits along rows and columns, so that in-place changes are seen, however they were made.
 """
 
 from __future__ import annotations
@@ -45,18 +45,17 @@ def fingerprint_weights(module: nn.Module) -> str:
     """
     hasher = hashlib.blake2b(digest_size=16)
     for tensor in _tensors(module):
-        hasher.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        for sums in _checksums(tensor):
-            hasher.update(sums.cpu().numpy().tobytes())
+        _update(hasher, tensor)
     for child in module.modules():
         state = [(name, getattr(child, name, None)) for name in _ADAPTER_STATE]
-        if any(value is not None for _, value in state):
+        state = [(name, value) for name, value in state if not (value is None or callable(value))]
+        if state:
             hasher.update(repr(state).encode())
     return hasher.hexdigest()
 
 
 def fingerprint_structure(module: nn.Module) -> str:
-    """Fingerprint what else decides the activations: classes, configuration, replaced forwards.
+    """Fingerprint what else decides the activations: classes, configuration, settings, buffers.
 
     Parameters
     ----------
@@ -71,11 +70,18 @@ def fingerprint_structure(module: nn.Module) -> str:
     config: Any = getattr(module, "config", None)
     settings = config.to_dict() if config is not None else {}
     children = [
-        (name, type(child).__qualname__, id(child.__dict__.get("forward")))
+        (name, type(child).__qualname__, child.extra_repr())
         for name, child in module.named_modules()
     ]
+    hasher = hashlib.blake2b(digest_size=16)
+    for child in module.modules():  # not saved with the weights, as rotary frequencies
+        for name in child._non_persistent_buffers_set:
+            buffer = child._buffers.get(name)
+            if buffer is not None and not buffer.is_meta:
+                _update(hasher, buffer.detach())
     attention = getattr(config, "_attn_implementation", None)
-    return digest(json.dumps(settings, sort_keys=True, default=str), children, attention)
+    described = json.dumps(settings, sort_keys=True, default=str)
+    return digest(described, children, attention, hasher.hexdigest())
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -92,6 +98,12 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
         32 hexadecimal digits.
     """
     return digest(len(tokenizer), sorted(tokenizer.all_special_tokens), tokenizer(_PROBE).input_ids)
+
+
+def _update(hasher: hashlib.blake2b, tensor: torch.Tensor) -> None:
+    hasher.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+    for sums in _checksums(tensor):
+        hasher.update(sums.cpu().numpy().tobytes())
 
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import issparse
 from scipy.special import expit, log_expit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._calibration import ClassStatistics, balanced_f1_threshold, learn_shift_prior
+from ._calibration import ClassStatistics, balanced_f1_threshold, learn_shift_prior, snap
 from ._compat import Interval, StrOptions, _check_sample_weight, _fit_context
 from ._persistence import VersionedPickle
 from ._provenance import ActivationSource, recall
@@ -112,7 +113,7 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
       the shots. Needs both classes.
     - "shrinkage": the language's class means have a prior around the sources' means, with heavy
       tails and a spread learned from the source languages; the shots update it, and the boundary
-      divides the way between the means as it does in the source. One class alone is enough. A
+      divides the way between the means as it does in a source. One class alone is enough. A
       source language's own rows count among its shots.
 
     Shots are kept (projected, ``rank_`` numbers each), so that the result doesn't depend on the
@@ -212,6 +213,22 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
             If ``X`` is sparse or not finite, ``y`` has not two classes, ``language`` has another
             length, no source language is among the rows, or the classes' means are equal.
         """
+        before = dict(self.__dict__)
+        try:
+            return self._fit(X, y, language, sample_weight, activation_source)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        language: Any,
+        sample_weight: Any,
+        activation_source: ActivationSource | None,
+    ) -> LatentGate:
         X, y, language, weight = self._check_rows(X, y, language, sample_weight, reset=True)
         self._set_classes(y)
         harmful = y == self.harmful_label_
@@ -227,10 +244,8 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         )
         self._probe = fit_readout(self._source, self.C)
         scores = self._probe(self._source.z)
-        threshold = balanced_f1_threshold(scores, self._source.harmful, self._source.weight)
-        self._prior = learn_shift_prior(
-            scores, self._source.harmful, self._source.weight, sources, threshold
-        )
+        threshold = balanced_f1_threshold(snap(scores), self._source.harmful, self._source.weight)
+        self._prior = learn_shift_prior(scores, self._source.harmful, self._source.weight, sources)
         self._zero_shot = self._probe.lowered(0.0 if self.calibration is None else threshold)
         self.activation_source_ = activation_source or recall(X)
         self._shots: dict[str | None, Rows] = {}
@@ -274,7 +289,8 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If ``X`` is of another width, or a label or ``classes`` is not among ``classes_``.
+            If ``X`` is of another width or known to be read elsewhere (model, layer, position)
+            than the gate's, or a label or ``classes`` is not among ``classes_``.
         """
         if not hasattr(self, "classes_"):
             self.fit(X, y, language=language, sample_weight=sample_weight)
@@ -283,6 +299,7 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         X, y, language, weight = self._check_rows(X, y, language, sample_weight, reset=False)
         self._check_labels(classes, "classes")
         self._check_labels(y, "y")
+        self._check_activations(X)
         rows = Rows(X @ self.basis_, y == self.harmful_label_, weight)
         self._calibrate(self._add_shots(rows, language))
         return self
@@ -328,11 +345,18 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X, language = self._split_language(X, language)
         X = validate_data(self, X, dtype=np.float64, reset=False)
+        self._check_activations(X)
+        if language is None:
+            return self._score(X, None)
+        language = check_language(language, len(X))
+        self._check_known(language)
+        return self._score(X, language)
+
+    def _score(self, X: Floats, language: Languages | None) -> Floats:
+        """Score checked rows."""
         z = X @ self.basis_
         if language is None:
             return self._readouts[None](z)
-        language = check_language(language, len(X))
-        self._check_known(language)
         scores = np.empty(len(z))
         for name in set(language):
             rows = language == name
@@ -431,9 +455,10 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
                 "that holds it; expected only one of them."
             )
         if hasattr(X, "iloc"):
-            if isinstance(column, str) and column not in X.columns:
+            known = X.columns if isinstance(column, str) else range(-X.shape[1], X.shape[1])
+            if column not in known:
                 raise ValueError(
-                    f"language_column={column!r} is not among the columns of X: "
+                    f"language_column={column!r} is not among the {X.shape[1]} columns of X: "
                     f"{list(X.columns[:5])}... Use set_output(transform='pandas') in the steps "
                     "before."
                 )
@@ -443,6 +468,11 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"language_column={column!r} is a name, but X is a {type(X).__name__} without "
                 "column names; expected a DataFrame or an index."
+            )
+        if issparse(X):
+            raise TypeError(
+                "X is sparse, but with language_column it holds a language; expected "
+                "a dense array or a DataFrame."
             )
         X = np.asarray(X, dtype=object)
         if X.ndim != 2 or not -X.shape[1] <= column < X.shape[1]:
@@ -488,19 +518,41 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
             language = None if language is None else language[present]
         return X, y, language, weight
 
+    def _check_activations(self, X: Floats) -> None:
+        """Raise if rows are known to be other activations than the gate was fitted on."""
+        fitted_on = self.activation_source_
+        found = None if fitted_on is None else recall(X)
+        if fitted_on is not None and found is not None and found != fitted_on:
+            raise ValueError(
+                "X holds other activations than the gate was fitted on: "
+                f"{fitted_on.describe_change(found)}. Expected the same model, "
+                "tokenizer, template, layer and position."
+            )
+
     def _find_sources(self, language: Languages | None, n_rows: int) -> Bools:
         """Which rows the direction is learned from."""
         if self.source_languages is None:
             return np.ones(n_rows, dtype=bool)
-        expected = f"source_languages={list(self.source_languages)}, but"
+        sources = set(
+            check_language(self.source_languages, len(self.source_languages), "source_languages")
+        )
+        given = f"source_languages={sorted(sources)}, but"
         if language is None:
-            raise ValueError(f"{expected} no language was given; expected that of every row.")
-        is_source = np.isin(language.astype(str), np.asarray(self.source_languages, dtype=str))
-        if not is_source.any():
+            raise ValueError(f"{given} no language was given; expected that of every row.")
+        found = set(language)
+        if not sources & found:
             raise ValueError(
-                f"{expected} the rows are in {sorted(set(language))}; expected rows of at least "
-                "one source language."
+                f"{given} the rows are in {sorted(found)}; expected rows of at least one source "
+                "language."
             )
+        if sources - found:
+            warnings.warn(
+                f"{given} no row is in {sorted(sources - found)}; the direction is learned from "
+                "the others.",
+                UserWarning,
+                stacklevel=2,
+            )
+        is_source: Bools = np.isin(language.astype(str), sorted(sources))
         return is_source
 
     def _learn_subspace(
@@ -571,7 +623,7 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         probe = self._probe
         if self.calibration == "refit":
             probe = fit_readout(stack(self._source, shots) or shots, self.C)
-        threshold = balanced_f1_threshold(probe(shots.z), shots.harmful, shots.weight)
+        threshold = balanced_f1_threshold(snap(probe(shots.z)), shots.harmful, shots.weight)
         return probe.lowered(threshold)
 
     def _warn_idle(self, language: str | None) -> None:

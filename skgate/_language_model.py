@@ -33,6 +33,8 @@ class LanguageModel:
         Its tokenizer.
     backbone : torch.nn.Module
         The model without its language-model head.
+    stack : torch.nn.Module
+        The part of the backbone that runs the blocks; in most models the backbone itself.
     blocks : torch.nn.ModuleList
         The decoder (or encoder) blocks, whose outputs are the residual stream.
     hidden_size : int
@@ -44,6 +46,7 @@ class LanguageModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     backbone: nn.Module
+    stack: nn.Module
     blocks: nn.ModuleList
     hidden_size: int
     max_length: int | None
@@ -52,6 +55,16 @@ class LanguageModel:
     def name(self) -> str:
         """The name for messages: the id or path it was loaded from, or its class."""
         return getattr(self.model, "name_or_path", "") or type(self.model).__name__
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where the model takes its token ids."""
+        embeddings: Any = self.backbone.get_input_embeddings()  # type: ignore[operator]
+        hook = getattr(embeddings, "_hf_hook", None)
+        device = getattr(hook, "execution_device", None)  # accelerate's, of an offloaded model
+        if device is None:
+            device = next(embeddings.parameters()).device
+        return torch.device(device)
 
 
 _loaded: dict[str, LanguageModel] = {}
@@ -85,6 +98,8 @@ def load_language_model(
     """
     model = os.fspath(model)
     options = dict(model_kwargs or {})
+    if isinstance(tokenizer, os.PathLike):
+        tokenizer = os.fspath(tokenizer)
     live_tokenizer = tokenizer if not isinstance(tokenizer, str | None) else None
     key = joblib.hash(
         (
@@ -148,20 +163,22 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
         getattr(tokenizer, "model_max_length", None),
     ]
     limits = [int(limit) for limit in stated if limit is not None and 0 < limit < _NO_LIMIT]
+    stack, blocks = _find_blocks(backbone, text_config.num_hidden_layers)
     return LanguageModel(
         model=model,
         tokenizer=tokenizer,
         backbone=backbone,
-        blocks=_find_blocks(backbone, text_config.num_hidden_layers),
+        stack=stack,
+        blocks=blocks,
         hidden_size=int(text_config.hidden_size),
         max_length=min(limits, default=None),
     )
 
 
-def _find_blocks(backbone: nn.Module, n_layers: int) -> nn.ModuleList:
-    """The shallowest list of ``n_layers`` modules outside the towers for other modalities."""
-    lists: list[tuple[int, nn.ModuleList]] = [
-        (name.count("."), module)
+def _find_blocks(backbone: nn.Module, n_layers: int) -> tuple[nn.Module, nn.ModuleList]:
+    """The shallowest list of ``n_layers`` modules outside other modalities, and its owner."""
+    lists: list[tuple[str, nn.ModuleList]] = [
+        (name, module)
         for name, module in backbone.named_modules()
         if isinstance(module, nn.ModuleList)
         and len(module) == n_layers
@@ -172,8 +189,8 @@ def _find_blocks(backbone: nn.Module, n_layers: int) -> nn.ModuleList:
             f"model is a {type(backbone).__name__} in which no list of "
             f"num_hidden_layers={n_layers} blocks was found; expected one module per layer."
         )
-    _, blocks = min(lists, key=lambda found: found[0])
-    return blocks
+    name, blocks = min(lists, key=lambda found: found[0].count("."))
+    return backbone.get_submodule(name.rpartition(".")[0]), blocks
 
 
 def _load_model(

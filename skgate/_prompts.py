@@ -62,7 +62,14 @@ class PromptFormat:
                         f"{name}={getattr(self, name)!r} has no effect with chat_template=False; "
                         "expected None, or chat_template=True."
                     )
-        elif not (tokenizer.chat_template or self.chat_template_kwargs.get("chat_template")):
+            return
+        for name in ("add_generation_prompt", "tokenize", "return_dict", "conversation"):
+            if name in self.chat_template_kwargs:
+                raise ValueError(
+                    f"chat_template_kwargs has {name!r}, which is set already; expected further "
+                    "arguments of the template."
+                )
+        if not (tokenizer.chat_template or self.chat_template_kwargs.get("chat_template")):
             raise ValueError(
                 "chat_template=True, but the tokenizer has no chat template. Pass "
                 "chat_template=False to use prompts as they are (base and encoder models), or a "
@@ -121,13 +128,13 @@ def encode_prompts(
                 "accepts; expected a shorter prompt, or truncate=True to cut the instruction."
             )
         if too_long or find_instruction:
-            end = renderer.instruction_end(prompt, texts[i])
+            start, end = renderer.find_instruction(prompt, texts[i])
         if too_long and max_length is not None and end is not None:
             excess = len(tokens) - max_length
-            if end < excess:
+            if end - excess < start:
                 raise ValueError(
                     f"X[{i}] has {len(tokens)} tokens, of which the text around the instruction "
-                    f"alone exceeds the {max_length} that the model accepts."
+                    f"alone leaves no room in the {max_length} that the model accepts."
                 )
             tokens = tokens[: end + 1 - excess] + tokens[end + 1 :]
             end -= excess
@@ -161,7 +168,7 @@ class _Renderer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat) -> None:
         self.tokenizer = tokenizer
         self.format = prompt_format
-        self._plain_suffix: str | None = None
+        self._plain_surroundings: tuple[str, str] | None = None
 
     def render(self, prompt: Prompt, name: str) -> str:
         if not self.format.chat_template:
@@ -172,18 +179,24 @@ class _Renderer:
             return prompt
         return self._apply(self._conversation(prompt), name)
 
-    def instruction_end(self, prompt: Prompt, text: str) -> int:
-        """Index of the token that holds the last character of the instruction."""
+    def find_instruction(self, prompt: Prompt, text: str) -> tuple[int, int]:
+        """Indices of the tokens that hold the first and the last character of the instruction."""
         if not self.tokenizer.is_fast:
             raise ValueError(
                 "position='instruction' and truncate=True need a fast tokenizer, which knows the "
                 f"text behind each token; got {type(self.tokenizer).__name__}."
             )
-        body = text[: len(text) - len(self._suffix(prompt))].rstrip()
+        prefix, suffix = self._surroundings(prompt)
+        body = text[: len(text) - len(suffix)].rstrip()
         offsets = _tokenize(self.tokenizer, [text], self.format, return_offsets_mapping=True)[
             "offset_mapping"
         ][0]
-        return max(i for i, (start, end) in enumerate(offsets) if start < end and start < len(body))
+        inside = [
+            i
+            for i, (start, end) in enumerate(offsets)
+            if start < end and start < len(body) and end > len(prefix)
+        ]
+        return inside[0], inside[-1]
 
     def _conversation(self, prompt: Prompt) -> list[Message]:
         messages: list[Message] = (
@@ -206,14 +219,14 @@ class _Renderer:
                 f"{name} was refused by the tokenizer's chat template: {error}"
             ) from error
 
-    def _suffix(self, prompt: Prompt) -> str:
-        """What the template puts after the last user message."""
+    def _surroundings(self, prompt: Prompt) -> tuple[str, str]:
+        """What the template puts before and after the last user message."""
         if not self.format.chat_template:
-            return ""
+            return "", ""
         if isinstance(prompt, str):
-            if self._plain_suffix is None:
-                self._plain_suffix = self._suffix([{"role": "user", "content": prompt}])
-            return self._plain_suffix
+            if self._plain_surroundings is None:
+                self._plain_surroundings = self._surroundings([{"role": "user", "content": prompt}])
+            return self._plain_surroundings
         messages = self._conversation(prompt)
         last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
         if last is None:
@@ -227,7 +240,10 @@ class _Renderer:
             )
             for c in "ab"
         )
-        length = 0
-        while one[-1 - length] == two[-1 - length]:
-            length += 1
-        return one[len(one) - length :]
+        prefix, suffix = _common_length(one, two), _common_length(one[::-1], two[::-1])
+        return one[:prefix], one[len(one) - suffix :]
+
+
+def _common_length(one: str, two: str) -> int:
+    """How many first characters two texts share; they differ somewhere."""
+    return next(i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
 _KEY_WIDTH = 16  # float32 numbers that identify a row
-_MAX_ROWS = 1 << 17
+_MAX_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,13 @@ class ActivationSource:
     layer: tuple[int, ...]
     position: str | int
 
+    def describe_change(self, other: ActivationSource) -> str:
+        """Tell in what ``other`` differs, for error messages."""
+        return ", ".join(
+            f"{name}={getattr(other, name)!r} instead of {getattr(self, name)!r}"
+            for name in self.differences(other)
+        )
+
     def differences(self, other: ActivationSource) -> list[str]:
         """Name the fields in which two sources differ.
 
@@ -69,34 +76,43 @@ class ActivationSource:
         ]
 
 
-_sources: OrderedDict[bytes, tuple[ActivationSource, ...]] = OrderedDict()
+_Key = tuple[int, bytes]
+_sources: OrderedDict[_Key, tuple[ActivationSource, ...]] = OrderedDict()
 _lock = threading.Lock()
 
 
 def remember(rows: npt.NDArray[np.float32], source: ActivationSource) -> None:
-    """Note down that ``rows``, of shape (n, d), were read at ``source``."""
+    """Note down that ``rows``, of shape (n, n_layers, d), were read at ``source``.
+
+    As they stand side by side, and layer by layer.
+    """
+    notes = [(rows.reshape(len(rows), -1), source)]
+    if len(source.layer) > 1:
+        notes += [
+            (rows[:, i], replace(source, layer=(layer,))) for i, layer in enumerate(source.layer)
+        ]
     with _lock:
-        for key in _keys(rows):
-            known = _sources.pop(key, ())
-            _sources[key] = (source, *(s for s in known if s != source))
+        for part, where in notes:
+            for key in _keys(part):
+                known = _sources.pop(key, ())
+                _sources[key] = (where, *(s for s in known if s != where))
         while len(_sources) > _MAX_ROWS:
             _sources.popitem(last=False)
 
 
 def recall(rows: npt.NDArray[np.floating]) -> ActivationSource | None:
-    """Find the source that all ``rows``, of shape (n, d), share; None if there is none."""
-    shared: dict[ActivationSource, None] | None = None
+    """Find the one source that all ``rows``, of shape (n, d), share; None if that isn't sure."""
+    shared: list[ActivationSource] | None = None
     with _lock:
         for key in _keys(rows):
             known = _sources.get(key, ())
-            candidates = known if shared is None else [s for s in shared if s in known]
-            shared = dict.fromkeys(candidates)
+            shared = [s for s in known if shared is None or s in shared]
             if not shared:
                 return None
-    return next(iter(shared), None) if shared else None
+    return shared[0] if shared and len(shared) == 1 else None
 
 
-def _keys(rows: npt.NDArray[np.floating]) -> list[bytes]:
+def _keys(rows: npt.NDArray[np.floating]) -> list[_Key]:
     with np.errstate(over="ignore"):
         heads = np.ascontiguousarray(rows[:, :_KEY_WIDTH], dtype=np.float32)
-    return [head.tobytes() for head in heads]
+    return [(rows.shape[1], head.tobytes()) for head in heads]

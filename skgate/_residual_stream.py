@@ -1,4 +1,4 @@
-"""The residual stream of a running model: the only hooks in skgate.
+"""The residual stream of a running model, read and edited: the only hooks in skgate.
 
 Every hook acts only on forward passes of the thread that set it, and is gone when its context
 ends, however it ends.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrize
 
 _HARMLESS_HOOK_MODULES = (__name__, "transformers.utils.output_capturing")
 
@@ -66,6 +68,7 @@ def read_blocks(
             if threading.get_ident() != owner:
                 return
             hidden = output[0] if isinstance(output, tuple) else output
+            _check_shape(hidden, attention_mask.shape)
             rows[layer] = _select(hidden, attention_mask, index)
             if layer == deepest:
                 raise _Stop
@@ -74,7 +77,7 @@ def read_blocks(
 
     handles = [blocks[layer].register_forward_hook(make_hook(layer)) for layer in layers]
     try:
-        with _eval_mode(backbone):
+        with eval_mode(backbone):
             backbone(input_ids=input_ids, attention_mask=attention_mask, **_plain_options(backbone))
     except _Stop:
         pass
@@ -90,19 +93,251 @@ def read_blocks(
     return rows
 
 
-def has_foreign_hooks(module: nn.Module) -> bool:
-    """Whether somebody else's forward hooks may edit what ``module`` computes."""
+class Edit(NamedTuple):
+    """What is done to every row of a batch, along one unit direction ``v``.
+
+    Attributes
+    ----------
+    add : Tensor of shape (n_rows,)
+        Added along ``v`` at the final prompt token and at every generated token.
+    ablate : Tensor of shape (n_rows,)
+        Share of the component along ``v`` that is taken out at every token.
+    """
+
+    add: torch.Tensor
+    ablate: torch.Tensor
+
+
+Route = Callable[[torch.Tensor], Edit]
+
+
+@contextmanager
+def steer_block(
+    stack: nn.Module,
+    block: nn.Module,
+    direction: torch.Tensor,
+    route: Route,
+    *,
+    offset: int | torch.Tensor | None = 0,
+    generating: bool = True,
+) -> Iterator[None]:
+    """Read the prompts' rows at a block in the prefill, and edit its output from there on.
+
+    Inside the context, this thread's first forward pass of ``stack`` is taken for the
+    prompts': ``route`` is given what the block made of them, before any edit, and tells the edit
+    of each row. It is held for the forward passes that follow, which must bring one further token
+    each (``generating``). The block's output ``h`` becomes ``h + add v - ablate (h.v) v``,
+    computed in float32.
+
+    Parameters
+    ----------
+    stack : torch.nn.Module
+        The part of the model that runs its blocks.
+    block : torch.nn.Module
+        The block whose output is read and edited.
+    direction : Tensor of shape (d,)
+        The unit direction ``v``.
+    route : callable
+        Takes the prompts' activations, a float32 Tensor of shape (n_rows, d), and returns an
+        :class:`Edit`.
+    offset : int, Tensor of shape (n_prompts,) or None, default=0
+        The token that is read, from each prompt's last one (0, or negative); None for the mean
+        over the prompt's tokens.
+    generating : bool, default=True
+        Whether tokens are generated after the prompts; otherwise there is one forward pass.
+
+    Raises
+    ------
+    RuntimeError
+        If forward passes come otherwise than one token at a time after the whole prompts, or the
+        block was never seen to run: nothing is silently left unsteered.
+    """
+    steering = _Steering(direction, route, offset, generating)
+    owner = threading.get_ident()
+    signature = inspect.signature(stack.forward)
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if threading.get_ident() == owner:
+            given = signature.bind_partial(*args, **kwargs).arguments
+            steering.begin(_Pass.of({**given, **given.get("kwargs", {})}))
+
+    def edit(module: nn.Module, args: Any, output: Any) -> Any:
+        if threading.get_ident() != owner:
+            return None
+        if isinstance(output, tuple):
+            return (steering.edit(output[0]), *output[1:])
+        return steering.edit(output)
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == owner:
+            steering.check_fired()
+
+    with ExitStack() as hooks:
+        for handle in (
+            stack.register_forward_pre_hook(before, with_kwargs=True),
+            block.register_forward_hook(edit),
+            stack.register_forward_hook(after),
+        ):
+            hooks.callback(handle.remove)
+        yield
+        steering.check_fired()
+
+
+class _Pass(NamedTuple):
+    """What a forward pass of the blocks covers: columns ``start`` to ``stop`` of every row."""
+
+    start: int
+    stop: int
+    mask: torch.Tensor | None  # (n_rows, stop), 1 at real tokens; None if not given
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> _Pass:
+        """Describe the pass that these arguments of the stack ask for."""
+        tokens = given.get("input_ids")
+        if tokens is None:
+            tokens = given["inputs_embeds"]
+        cache = given.get("past_key_values")
+        start = int(cache.get_seq_length()) if cache is not None else 0
+        mask = given.get("attention_mask")
+        if not (isinstance(mask, torch.Tensor) and mask.dim() == 2):
+            mask = None  # made ready for attention already: padding can't be told
+        return cls(start, start + tokens.shape[1], mask)
+
+
+class _Routed(NamedTuple):
+    """What was decided in the prefill."""
+
+    edit: Edit
+    last: torch.Tensor  # (n_rows,), column of every row's final prompt token
+    stop: int  # the column after the prompts
+    idle: bool  # whether no row is edited at all
+
+
+class _Steering:
+    """The state of one steered generation, or of one steered forward pass."""
+
+    def __init__(
+        self,
+        direction: torch.Tensor,
+        route: Route,
+        offset: int | torch.Tensor | None,
+        generating: bool,
+    ) -> None:
+        self.direction = direction
+        self.route = route
+        self.offset = offset
+        self.generating = generating
+        self.current: _Pass | None = None
+        self.fired = False
+        self.routed: _Routed | None = None
+
+    def begin(self, current: _Pass) -> None:
+        """Take note of a forward pass, if it comes in an order that can be steered."""
+        previous, self.current = self.current, current
+        self.fired = False
+        if previous is None:
+            if current.start:
+                raise RuntimeError(
+                    f"past_key_values hold {current.start} tokens that were not steered; expected "
+                    "generation from the whole prompt."
+                )
+            return
+        follows = current.stop == previous.stop + 1 and current.start in (0, previous.stop)
+        if not (self.generating and follows):
+            raise RuntimeError(
+                f"A forward pass over tokens {current.start} to {current.stop} followed one that "
+                f"ended at {previous.stop}. Steering needs the whole prompt first and then one "
+                "token at a time; chunked prefill, assisted and other ways of decoding that run "
+                "the model differently are not supported."
+            )
+
+    def edit(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Edit the block's output, of shape (n_rows, n_tokens, d); route the rows first."""
+        if self.current is None:
+            raise RuntimeError("The block ran outside of the model that it belongs to.")
+        self.fired = True
+        _check_shape(hidden, (len(hidden), self.current.stop - self.current.start))
+        if self.routed is None:
+            self.routed = self._route(hidden.detach(), self.current)
+            self.direction = self.direction.to(hidden.device, torch.float32)
+        (add, ablate), last, prompt_stop, idle = self.routed
+        if idle:
+            return hidden
+        amount = add[:, None]
+        if self.current.start < prompt_stop:
+            columns = torch.arange(self.current.start, self.current.stop, device=hidden.device)
+            amount = amount * ((columns == last[:, None]) | (columns >= prompt_stop))
+        wide = hidden.float()
+        amount = amount - ablate[:, None] * (wide @ self.direction)
+        return (wide + amount[..., None] * self.direction).to(hidden.dtype)
+
+    def check_fired(self) -> None:
+        """Raise if a forward pass left the block out."""
+        if not self.fired:
+            raise RuntimeError(
+                "The model ran, but not through the block that is steered: its hooks never fired. "
+                "Compiled models ignore hooks; pass the model as it was before torch.compile."
+            )
+
+    def _route(self, hidden: torch.Tensor, prompts: _Pass) -> _Routed:
+        """Find every row's final prompt token, read what the gate reads, and ask for the edits."""
+        mask = prompts.mask
+        if mask is None:
+            if self.offset is None:
+                raise RuntimeError(
+                    "position='mean' needs the attention_mask that tells prompts from padding."
+                )
+            mask = torch.ones(hidden.shape[:2], dtype=torch.int64)
+        mask = mask.to(hidden.device, torch.int64)
+        last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
+        index = None
+        if self.offset is not None:
+            offset = torch.as_tensor(self.offset, device=hidden.device)
+            if offset.dim():  # beams and several return sequences repeat every prompt
+                offset = offset.repeat_interleave(len(hidden) // len(offset))
+            index = last + offset
+            if (index < 0).any() or not mask.gather(1, index[:, None]).all():
+                raise RuntimeError(
+                    "The gate's position lies before the start of a prompt; expected a position "
+                    "within every prompt."
+                )
+        edit = self.route(_select(hidden, mask, index))
+        idle = not any(bool(part.any()) for part in edit)
+        on_device = Edit(*(part.to(hidden.device, torch.float32) for part in edit))
+        return _Routed(on_device, last, prompts.stop, idle)
+
+
+def is_edited(module: nn.Module) -> bool:
+    """Whether somebody else may edit what ``module`` computes, in ways no fingerprint sees.
+
+    By forward hooks, by a ``forward`` replaced on an object (other than accelerate's), by
+    parametrizations, or by autocast.
+    """
+    if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+        return True
     registries: list[Any] = [
         torch_module._global_forward_hooks,
         torch_module._global_forward_pre_hooks,
     ]
     for child in module.modules():
+        if "forward" in child.__dict__ and not hasattr(child, "_hf_hook"):
+            return True
+        if parametrize.is_parametrized(child):
+            return True
         registries += [child._forward_hooks, child._forward_pre_hooks]
     return any(
         getattr(hook, "__module__", None) not in _HARMLESS_HOOK_MODULES
         for hooks in registries
         for hook in hooks.values()
     )
+
+
+def _check_shape(hidden: torch.Tensor, expected: Sequence[int]) -> None:
+    if tuple(hidden.shape[:2]) != tuple(expected):
+        raise RuntimeError(
+            f"A block's output has the shape {tuple(hidden.shape)}; expected {tuple(expected)} "
+            "prompts and tokens first: models whose blocks order it otherwise are not supported."
+        )
 
 
 def _select(
@@ -125,14 +360,26 @@ def _plain_options(backbone: nn.Module) -> dict[str, bool]:
     return {name: value for name, value in wanted.items() if name in parameters}
 
 
+_in_eval: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
+_in_eval_lock = threading.Lock()
+
+
 @contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off and leave every training flag as it was."""
-    training = [child for child in module.modules() if child.training]
-    for child in training:
-        child.training = False
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off, and leave every training flag as it was once no thread needs it off."""
+    with _in_eval_lock:
+        users, training = _in_eval.get(module, (0, []))
+        training = training + [child for child in module.modules() if child.training]
+        for child in training:
+            child.training = False
+        _in_eval[module] = (users + 1, training)
     try:
         yield
     finally:
-        for child in training:
-            child.training = True
+        with _in_eval_lock:
+            users, training = _in_eval.pop(module)
+            if users > 1:
+                _in_eval[module] = (users - 1, training)
+            else:
+                for child in training:
+                    child.training = True

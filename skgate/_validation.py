@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from numbers import Integral
+from collections.abc import Collection, Mapping, Set
+from numbers import Integral, Number
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -39,7 +39,7 @@ def check_prompts(X: Any, name: str = "X") -> list[Prompt]:
     expected = f"{name} must be a list, Series, array or one-column DataFrame of prompts"
     if isinstance(X, str | bytes):
         raise ValueError(f"{expected}, got a single string. Wrap it in a list: [prompt].")
-    if isinstance(X, Mapping) or not _is_collection(X):
+    if isinstance(X, Mapping | Set) or not _is_collection(X):
         raise TypeError(f"{expected}, got {type(X).__name__}.")
     shape = getattr(X, "shape", None)
     if shape is not None and len(shape) != 1:
@@ -61,6 +61,10 @@ def _is_collection(value: Any) -> TypeGuard[Collection[Any]]:
     return hasattr(value, "__len__") and hasattr(value, "__iter__")
 
 
+def _n_dimensions(value: Any) -> int:
+    return len(getattr(value, "shape", (len(value),)))
+
+
 def _check_prompt(item: Any, name: str) -> Prompt:
     expected = "expected a non-empty str or a conversation (list of {'role', 'content'} messages)"
     if isinstance(item, str):
@@ -70,16 +74,20 @@ def _check_prompt(item: Any, name: str) -> Prompt:
     if item is None or (np.isscalar(item) and item != item):
         raise ValueError(f"{name} is {item!r}, a missing value; {expected}.")
     if not isinstance(item, list | tuple | np.ndarray):
-        raise TypeError(f"{name} is {item!r} of type {type(item).__name__}; {expected}.")
+        shown = f"{item!r} of type " if isinstance(item, Number) else "a "
+        raise TypeError(f"{name} is {shown}{type(item).__name__}; {expected}.")
     if len(item) == 0:
         raise ValueError(f"{name} is an empty conversation; {expected}.")
-    for message in item:
-        if (
-            not isinstance(message, Mapping)
-            or not isinstance(message.get("role"), str)
-            or not isinstance(message.get("content"), str)
-        ):
-            raise TypeError(f"{name} holds the message {message!r}; {expected}, both texts.")
+    for i, message in enumerate(item):
+        # What the prompt says stays out of the message: it may be harmful or private.
+        if not isinstance(message, Mapping):
+            raise TypeError(f"{name}[{i}] is a {type(message).__name__}; {expected}.")
+        for key in ("role", "content"):
+            if not isinstance(message.get(key), str):
+                raise TypeError(
+                    f"{name}[{i}][{key!r}] is a {type(message.get(key)).__name__}; expected a str: "
+                    "messages of a role and a text alone are supported."
+                )
     return [dict(message) for message in item]
 
 
@@ -109,9 +117,9 @@ def check_language(language: Any, n_rows: int, name: str = "language") -> npt.ND
     """
     if isinstance(language, str):
         language = [language] * n_rows
-    if not _is_collection(language):
+    if not _is_collection(language) or isinstance(language, bytes) or _n_dimensions(language) != 1:
         raise TypeError(
-            f"{name} must be a str or one str per row, got {language!r} of type "
+            f"{name} must be a str or one str per row, got {language!r:.100} of type "
             f"{type(language).__name__}."
         )
     tags = list(language)

@@ -6,6 +6,7 @@ import copy
 import pickle
 import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ def block_outputs(model, input_ids, **kwargs):
     from skgate._language_model import _find_blocks
 
     outputs = []
-    blocks = _find_blocks(model.base_model, model.config.num_hidden_layers)
+    _, blocks = _find_blocks(model.base_model, model.config.num_hidden_layers)
     hooks = [
         block.register_forward_hook(
             lambda module, args, out: outputs.append(out[0] if isinstance(out, tuple) else out)
@@ -126,6 +127,34 @@ def test_dropout_is_off_and_the_training_flags_come_back(tokenizer):
     transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=-1, store=False)
     np.testing.assert_array_equal(transformer.transform(PROMPTS), transformer.transform(PROMPTS))
     assert [module.training for module in model.modules()] == flags
+
+
+def test_threads_that_share_a_model_in_training_mode_all_read_without_dropout(tokenizer):
+    model = make_model("gpt2", attn_pdrop=0.5, embd_pdrop=0.5, resid_pdrop=0.5).train()
+    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=2, store=False)
+    expected = transformer.transform(PROMPTS)
+    found = []
+
+    def read():
+        found.extend(transformer.transform(PROMPTS) for _ in range(5))
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 20
+    for rows in found:
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+    assert all(module.training for module in model.modules())
+
+
+def test_blocks_that_put_tokens_first_are_refused(model, transformer, monkeypatch):
+    block = type(model.model.layers[2])
+    forward = block.forward
+    monkeypatch.setattr(block, "forward", lambda *args, **kw: forward(*args, **kw).transpose(0, 1))
+    with pytest.raises(RuntimeError, match="prompts and tokens first"):
+        transformer.set_params(layer=0).transform(PROMPTS)
 
 
 def test_the_model_sees_what_apply_chat_template_gives(model, tokenizer):
@@ -315,6 +344,10 @@ def change_dtype(model, transformer):
     model.to(torch.bfloat16)
 
 
+def change_buffer(model, transformer):
+    model.model.rotary_emb.inv_freq.mul_(3)  # not saved with the weights
+
+
 def change_config(model, transformer):
     model.model.layers[0].input_layernorm.variance_epsilon = 10.0
     model.config.rms_norm_eps = 10.0
@@ -351,6 +384,7 @@ def replace_forward(model, transformer):
         change_weight_through_data,
         swap_columns,
         change_dtype,
+        change_buffer,
         change_config,
         change_template,
         change_special_tokens,
@@ -396,6 +430,30 @@ def test_the_cache_is_bypassed_under_foreign_hooks(model, transformer, count_pro
         model(torch.tensor([[1, 2]]), output_hidden_states=True)
     transformer.transform(PROMPTS)
     assert n_forwarded() == 6
+
+
+def test_the_cache_is_bypassed_where_edits_leave_no_trace(model, transformer):
+    plain = transformer.transform(PROMPTS)
+    mlp = model.model.layers[0].mlp
+    forward = mlp.forward
+    mlp.forward = lambda hidden: 2 * forward(hidden)
+    edited = transformer.transform(PROMPTS)
+    mlp.forward = lambda hidden: 3 * forward(hidden)
+    assert not np.allclose(transformer.transform(PROMPTS), edited)
+    del mlp.forward
+    np.testing.assert_array_equal(transformer.transform(PROMPTS), plain)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not np.array_equal(clone(transformer).transform(PROMPTS), plain)
+    np.testing.assert_array_equal(transformer.transform(PROMPTS), plain)
+
+
+def test_the_weights_fingerprint_is_of_the_weights_alone(tokenizer):
+    def source(**settings):
+        model = make_model("gpt2", **settings)
+        return ActivationTransformer(model, tokenizer=tokenizer, layer=1).activation_source()
+
+    assert source(resid_pdrop=0.5) == source(resid_pdrop=0.1)
+    assert source() != source(n_layers=5)
 
 
 def test_the_cache_is_bounded():
@@ -484,6 +542,8 @@ def test_a_model_by_path_is_loaded_once_and_anew_when_it_changes(checkpoint):
     transformer = ActivationTransformer(checkpoint, layer=2)
     before = transformer.transform(PROMPTS)
     assert transformer._language_model() is clone(transformer)._language_model()
+    with_path = ActivationTransformer(Path(checkpoint), layer=2, tokenizer=Path(checkpoint))
+    np.testing.assert_array_equal(with_path.transform(PROMPTS), before)
     make_model("llama", rms_norm_eps=1.0).save_pretrained(checkpoint)
     assert not np.allclose(transformer.transform(PROMPTS), before)
 
@@ -513,6 +573,10 @@ def test_truncate_keeps_the_template(model, tokenizer):
     suffix = ids[-2:]  # <|end|> <|assistant|>
     expected, _ = block_outputs(model, torch.tensor([[*ids[:62], *suffix]]))
     close(transformer.transform([long])[0], expected[1][0, -1])
+    system = " ".join(["please"] * 60)  # leaves no room for any token of the instruction
+    transformer.set_params(system_prompt=system)
+    with pytest.raises(ValueError, match="the text around the instruction alone leaves no room"):
+        transformer.transform([long])
 
 
 # Bad input
@@ -531,7 +595,9 @@ def test_truncate_keeps_the_template(model, tokenizer):
         (["egg", 3], r"X\[1\] is 3 of type int"),
         (["egg", " "], r"X\[1\] is ' ', an empty prompt"),
         (["egg", []], r"X\[1\] is an empty conversation"),
-        ([[{"role": "user"}]], r"X\[0\] holds the message \{'role': 'user'\}"),
+        ([[{"role": "user"}]], r"X\[0\]\[0\]\['content'\] is a NoneType; expected a str"),
+        ([["egg"]], r"X\[0\]\[0\] is a str; expected a non-empty str or a conversation"),
+        ({"egg"}, "X must be .*, got set"),
         ([{"role": "user", "content": "egg"}], "X must be.*a single conversation"),
         (np.array([["a", "b"]]), r"X must be.*got shape \(1, 2\)"),
         (["egg " * 100], r"X\[0\] has 10\d tokens, more than the 64.*truncate=True"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from skgate import LatentGate
-from skgate._calibration import ClassStatistics, balanced_f1_threshold, learn_shift_prior
+from skgate._calibration import ClassStatistics, balanced_f1_threshold, learn_shift_prior, snap
 
 exhaustive = settings(
     max_examples=300,
@@ -307,25 +307,51 @@ def test_shrinkage_believes_shots_more_the_more_there_are():
     rng = np.random.default_rng(8)
     X, y, language = sources(rng)
     gate = LatentGate().fit(X, y, language=language)
-    shot = np.stack([X[y == 0].mean(axis=0), X[y == 1].mean(axis=0)]) + 2 * gate.direction_
-    moved = []
-    for times in (1, 4, 16, 1024):
+    typical = np.stack([X[y == 0].mean(axis=0), X[y == 1].mean(axis=0)])
+
+    def bias(shift, times):
         gate = LatentGate().fit(X, y, language=language)
-        gate.partial_fit(np.repeat(shot, times, axis=0), np.repeat([0, 1], times), language="sw")
-        moved.append(-gate.language_bias_[list(gate.languages_).index("sw")])
-    step = float(gate.coef_[0] @ gate.direction_) * 2
+        shots = np.repeat(typical + shift * gate.direction_, times, axis=0)
+        gate.partial_fit(shots, np.repeat([0, 1], times), language="sw")
+        return gate.language_bias_[list(gate.languages_).index("sw")]
+
+    moved = [bias(0, times) - bias(2, times) for times in (1, 4, 16, 1024)]
     assert 0 < moved[0] < moved[1] < moved[2] < moved[3]
+    step = float(gate.coef_[0] @ gate.direction_) * 2
     assert moved[3] == pytest.approx(step, rel=0.01)
 
 
-def test_the_prior_of_a_language_without_shots_is_the_source_boundary():
+@pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
+def test_sources_far_apart_do_not_spoil_shrinkage(shift):
+    """The pooled threshold is of no use then; each language's own boundary is."""
+    rng = np.random.default_rng(9)
+    drawn = [draw(rng, 100, shift * i) for i in range(3)]
+    X, y = (np.concatenate(parts) for parts in zip(*drawn[:2], strict=True))
+    gate = LatentGate().fit(X, y, language=np.repeat(["de", "en"], 200))
+    gate.partial_fit(drawn[2][0][:16], drawn[2][1][:16], language="sw")
+    for name, (rows, labels) in zip(["de", "en", "sw"], drawn, strict=True):
+        assert gate.score(rows, labels, language=name) > 0.75
+
+
+def test_the_prior_alone_puts_the_boundary_between_the_class_means():
     rng = np.random.default_rng(9)
     scores = rng.normal(size=60) + 4 * np.tile([0, 1], 30)
     harmful, weight = np.tile([False, True], 30), np.ones(60)
     language = np.repeat(["a", "b", "c"], 20).astype(object)
-    prior = learn_shift_prior(scores, harmful, weight, language, boundary=1.7)
+    prior = learn_shift_prior(scores + 50, harmful, weight, language)
     nothing = ClassStatistics.of(scores[:0], harmful[:0], weight[:0])
-    assert prior.boundary(nothing) == pytest.approx(1.7, rel=1e-12)
+    assert 51 < prior.boundary(nothing) < 53
+    one_source = learn_shift_prior(scores, harmful, weight, None)
+    threshold = balanced_f1_threshold(scores, harmful, weight)
+    assert one_source.boundary(nothing) == pytest.approx(threshold, rel=1e-9)
+
+
+def test_equal_rows_get_equal_scores_to_the_threshold_rule():
+    scores = np.array([0.1 + 0.2, 0.3, 0.7, 0.7 + 1e-16, 1e-9])
+    snapped = snap(scores)
+    assert len(set(snapped)) == 3
+    np.testing.assert_allclose(snapped, scores, atol=1e-12)
+    assert snap(np.zeros(3)).tolist() == [0, 0, 0]
 
 
 def balanced_accuracy(gate, X, y, language):

@@ -379,6 +379,8 @@ def test_an_unfitted_gate_says_so(sources):
         ({"language": lambda v: [None, *v[1:]]}, TypeError, r"language\[0\] is None"),
         ({"language": lambda v: [7, *v[1:]]}, TypeError, r"language\[0\] is 7"),
         ({"language": lambda v: ["", *v[1:]]}, ValueError, r"language\[0\] is an empty string"),
+        ({"language": lambda v: pd.DataFrame({"language": v})}, TypeError, "type DataFrame"),
+        ({"language": lambda v: b"en"}, TypeError, "type bytes"),
         ({"language": lambda v: 7}, TypeError, "language is 7|language must"),
         (
             {"sample_weight": lambda v: np.zeros(240)},
@@ -423,8 +425,9 @@ def test_bad_parameters(sources, params, message):
 @pytest.mark.parametrize(
     ("column", "as_frame", "message"),
     [
-        ("lang", True, "language_column='lang' is not among the columns of X"),
+        ("lang", True, "language_column='lang' is not among the 6 columns of X"),
         ("lang", False, "language_column='lang' is a name, but X is a ndarray"),
+        (9, True, "language_column=9 is not among the 6 columns of X"),
         (6, False, r"language_column=6 is out of range for X of shape \(240, 6\)"),
     ],
 )
@@ -458,6 +461,30 @@ def test_bad_shots(sources, target):
         gate.predict(X[:, :3])
     with pytest.raises(ValueError, match="language has length 2, expected 240"):
         gate.predict(X, language=["de", "en"])
+
+
+def test_a_failed_fit_changes_nothing(sources):
+    X, y, language = sources
+    gate = LatentGate().fit(X, y, language=language)
+    expected, state = gate.predict(X), set(gate.__dict__)
+    with pytest.raises(ValueError, match="same mean"):
+        gate.fit(np.ones((4, 9)), ["a", "b", "a", "b"])
+    np.testing.assert_array_equal(gate.predict(X), expected)
+    assert set(gate.__dict__) == state
+    unfitted = LatentGate(source_languages=["xx"])
+    with pytest.raises(ValueError, match="expected rows of at least one source language"):
+        unfitted.fit(X, y, language=language)
+    with pytest.raises(NotFittedError):
+        unfitted.predict(X)
+    assert unfitted.set_params(source_languages=None).partial_fit(X, y).score(X, y) > 0.8
+
+
+def test_source_languages_that_are_absent_are_named(sources):
+    X, y, language = sources
+    with pytest.warns(UserWarning, match=r"no row is in \['xx'\]"):
+        LatentGate(source_languages=["en", "xx"]).fit(X, y, language=language)
+    with pytest.raises(TypeError, match=r"source_languages\[0\] is 1"):
+        LatentGate(source_languages=[1]).fit(X, y, language=language)
 
 
 def test_importing_and_fitting_needs_no_torch():

@@ -103,6 +103,14 @@ def test_the_gate_remembers_what_it_was_fitted_on(pipe, data, model):
     assert source.differences(moved) == ["layer", "position"]
     other = clone(pipe[0]).set_params(model=make_model("llama", rms_norm_eps=1e-3, n_layers=5))
     assert source.differences(other.activation_source()) == ["weights"]
+    with pytest.raises(ValueError, match=r"other activations .*layer=\(2,\) instead of \(1,\)"):
+        pipe[-1].predict(clone(pipe[0]).set_params(layer=2).transform(data["prompt"]))
+    with pytest.raises(ValueError, match=r"other activations .*layer=\(2,\)"):
+        pipe[-1].partial_fit(
+            clone(pipe[0]).set_params(layer=[2, 0]).transform(data["prompt"])[:, :16],
+            data["harmful"],
+            language="yo",
+        )
     told = LatentGate().fit(np.eye(4), [0, 0, 1, 1], activation_source=moved)
     assert told.activation_source_ == moved
     assert LatentGate().fit(np.eye(4), [0, 0, 1, 1]).activation_source_ is None

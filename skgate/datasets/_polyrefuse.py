@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from sklearn.utils import Bunch
 
-from skgate.metrics import _LANGUAGE_TIERS
+from skgate.metrics._tiers import LANGUAGE_TIERS
 
 _REPOSITORY = "https://github.com/mainlp/Multilingual-Refusal"
 _BASE_URL = "https://raw.githubusercontent.com/mainlp/Multilingual-Refusal/main/"
@@ -371,7 +371,7 @@ def _build_frame(files: list[_File], root: Path) -> pd.DataFrame:
         {
             "prompt": [row[file.prompt_field] for file in files for row in rows[file]],
             "language": [file.language for file in files for _ in rows[file]],
-            "tier": [_LANGUAGE_TIERS[file.language] for file in files for _ in rows[file]],
+            "tier": [LANGUAGE_TIERS[file.language] for file in files for _ in rows[file]],
             "harmful": [int(file.subset == "harmful") for file in files for _ in rows[file]],
             "split": [file.split for file in files for _ in rows[file]],
             "category": pd.Series(

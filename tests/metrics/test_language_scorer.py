@@ -1,10 +1,8 @@
-"""language_report and LanguageScorer, with a stand-in for a gate."""
+"""LanguageScorer, with a stand-in for a gate."""
 
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +16,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skgate.metrics import LanguageScorer, language_report
+from skgate.metrics import LanguageScorer
 
 SHIFT = {"en": 0.0, "yo": 10.0}
 
@@ -97,195 +95,7 @@ def routing():
         yield
 
 
-# language_report
-
-
-@pytest.fixture
-def decisions():
-    rng = np.random.default_rng(1)
-    language = np.repeat(["en", "de", "th", "yo", "tlh"], [30, 20, 25, 25, 10])
-    y = rng.integers(0, 2, 110)
-    score = y + rng.normal(size=110)
-    return y, (score > 0.5).astype(int), score, language
-
-
-def test_each_language_has_scikit_learn_s_values(decisions):
-    y, predicted, score, language = decisions
-    report = language_report(y, predicted, score, language=language)
-    assert report.loc["language"].index.tolist() == ["de", "en", "th", "tlh", "yo"]
-    for group, name, chosen in [
-        *(("language", name, language == name) for name in np.unique(language)),
-        ("overall", "all", np.full(110, True)),
-    ]:
-        row = report.loc[(group, name)]
-        t, p, s = y[chosen], predicted[chosen], score[chosen]
-        (tn, fp), (fn, tp) = metrics.confusion_matrix(t, p)
-        expected = {
-            "roc_auc": metrics.roc_auc_score(t, s),
-            "f1": metrics.f1_score(t, p),
-            "balanced_accuracy": metrics.balanced_accuracy_score(t, p),
-            "average_precision": metrics.average_precision_score(t, s),
-            "fpr": fp / (fp + tn),
-            "fnr": fn / (fn + tp),
-            "n": len(t),
-            "n_harmful": t.sum(),
-            "n_harmless": (1 - t).sum(),
-        }
-        assert row.index.tolist() == list(expected)
-        np.testing.assert_allclose(row.to_numpy(float), list(expected.values()))
-
-
-def test_columns_are_floats_and_counts_integers(decisions):
-    report = language_report(*decisions[:3], language=decisions[3])
-    assert [dtype.kind for dtype in report.dtypes] == ["f"] * 6 + ["i"] * 3
-    assert report.index.names == ["group", "name"]
-
-
-def test_tiers_are_macro_averages_of_their_languages(decisions):
-    report = language_report(*decisions[:3], language=decisions[3])
-    by_language = report.loc["language"]
-    assert report.loc["tier"].index.tolist() == ["high", "mid", "low"]
-    high = report.loc[("tier", "high")]
-    expected = (by_language.loc["en", "f1"] + by_language.loc["de", "f1"]) / 2
-    assert high["f1"] == pytest.approx(expected)
-    assert high["n"] == 50
-    assert report.loc[("tier", "low"), "n"] == 25  # tlh is in no tier
-
-
-def test_tier_mapping_is_taken_instead_of_the_paper_s(decisions):
-    tier = {"en": "seen", "de": "seen", "tlh": "unseen", "fr": "absent"}
-    report = language_report(*decisions[:3], language=decisions[3], tier=tier)
-    assert report.loc["tier", "n"].to_dict() == {"seen": 50, "unseen": 10}
-    report = language_report(*decisions[:3], language=decisions[3], tier={})
-    assert "tier" not in report.index.get_level_values("group")
-    assert [dtype.kind for dtype in report.dtypes] == ["f"] * 6 + ["i"] * 3
-
-
-@pytest.mark.parametrize(
-    ("measure", "worst"),
-    [("balanced_accuracy", "min"), ("fnr", "max"), ("fpr", "max"), ("roc_auc", "min")],
-)
-def test_worst_language_and_spread(decisions, measure, worst):
-    report = language_report(*decisions[:3], language=decisions[3], worst_by=measure)
-    values = report.loc["language", measure]
-    (name,) = report.loc["worst"].index
-    assert values[name] == getattr(values, worst)()
-    assert report.loc[("worst", name)].equals(report.loc[("language", name)])
-    spread = report.loc[("spread", "max - min"), measure]
-    assert spread == pytest.approx(values.max() - values.min())
-
-
-def test_what_one_class_does_not_define_is_nan_without_a_warning():
-    report = language_report(
-        [1, 1, 0, 0, 1, 0],
-        [1, 0, 0, 1, 1, 0],
-        [2, -1, -2, 1, 2, -2],
-        language=["zh", "zh", "ko", "ko", "en", "en"],
-    )
-    both = ["roc_auc", "f1", "balanced_accuracy", "average_precision"]
-    assert report.loc[("language", "zh"), [*both, "fpr"]].isna().all()
-    assert report.loc[("language", "zh"), "fnr"] == 0.5
-    assert report.loc[("language", "ko"), [*both, "fnr"]].isna().all()
-    assert report.loc[("language", "ko"), "fpr"] == 0.5
-    assert report.loc[("tier", "high"), "f1"] == 1  # the mean over languages that define it
-    assert report.loc["worst"].index.tolist() == ["en"]
-
-
-def test_worst_language_where_no_language_defines_it():
-    report = language_report([1, 1], [1, 0], language=["en", "de"])
-    assert report.loc["worst"].index.tolist() == [""]
-    assert report.loc[("worst", ""), "balanced_accuracy":"fnr"].isna().all()
-    assert report.loc[("worst", ""), "n"] == 0
-
-
-def test_without_scores_ranking_measures_are_nan(decisions):
-    y, predicted, _, language = decisions
-    report = language_report(y, predicted, language=language)
-    assert report[["roc_auc", "average_precision"]].isna().all(axis=None)
-    assert report["f1"].notna().all()
-
-
-@pytest.mark.parametrize(
-    ("labels", "pos_label"),
-    [
-        (["harmless", "harmful"], None),
-        ([False, True], None),
-        ([0.0, 1.0], None),
-        ([2, 1], None),
-        (["a", "b"], None),
-        (["b", "a"], "a"),
-        ([1, 0], 0),
-        ([1, 0], False),
-    ],
-)
-@pytest.mark.parametrize("container", [np.array, list, pd.Series, pd.Categorical])
-def test_labels_of_any_kind(decisions, labels, pos_label, container):
-    y, predicted, score, language = decisions
-    expected = language_report(y, predicted, score, language=language)
-    report = language_report(
-        container([labels[i] for i in y]),
-        container([labels[i] for i in predicted]),
-        score,
-        language=container(language.tolist()),
-        pos_label=pos_label,
-    )
-    pd.testing.assert_frame_equal(report, expected)
-
-
-@pytest.mark.parametrize(("label", "n_harmful"), [(0, 0), (1, 2), ("harmless", 0), ("harmful", 2)])
-def test_one_class_alone_is_recognised(label, n_harmful):
-    report = language_report([label] * 2, [label] * 2, language=["en", "yo"])
-    assert report.loc[("overall", "all"), "n_harmful"] == n_harmful
-
-
-def test_one_unknown_class_alone_needs_pos_label():
-    with pytest.raises(ValueError, match="pos_label is None"):
-        language_report(["a"], ["a"], language=["en"])
-    report = language_report(["a"], ["a"], language=["en"], pos_label="b")
-    assert report.loc[("overall", "all"), "n_harmful"] == 0
-
-
-GOOD = {
-    "y_true": [0, 1, 0, 1],
-    "y_pred": [0, 1, 1, 1],
-    "y_score": [0.0, 1.0, 2.0, 3.0],
-    "language": ["en", "en", "yo", "yo"],
-}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"language": None}, "language must be a str or one str per row, got None"),
-        ({"language": ["en", "en", "yo", 3]}, r"language\[3\] is 3"),
-        ({"language": ["en", "en", "yo", None]}, r"language\[3\] is None"),
-        ({"language": [["en"]] * 4}, r"language\[0\] is \['en'\]"),
-        ({"language": ["en", "yo"]}, "language has length 2, expected 4"),
-        ({"y_pred": [0, 1]}, "'y_pred': 2.* but expected as many of each"),
-        ({"y_score": [0.0]}, "'y_score': 1.* but expected as many of each"),
-        ({name: [] for name in GOOD}, "at least one"),
-        ({"y_true": "harmful"}, r"Got y_true of shape \(\)"),
-        ({"y_true": [0, 1, None, 1]}, "Got missing values in y_true"),
-        ({"y_score": [0.0, np.nan, 1.0, 1.0]}, "Got missing values in y_score"),
-        ({"y_score": [0.0, np.inf, 1.0, 1.0]}, "Got infinite values in y_score"),
-        ({"y_score": np.zeros((4, 2))}, r"Got y_score of shape \(4, 2\)"),
-        ({"y_pred": [0, 1, 2, 1]}, "Got 3 labels in y_true and y_pred"),
-        ({"y_true": ["0"] * 4, "y_pred": [0] * 4}, "labels of different types"),
-        ({"pos_label": 3}, r"pos_label=3 is not among the classes \[0, 1\]"),
-        ({"worst_by": "accuracy"}, "Got worst_by='accuracy' but expected one of roc_auc"),
-    ],
-)
-def test_bad_input_is_named(change, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        language_report(**{**GOOD, **change})
-
-
-def test_tier_must_be_a_mapping():
-    with pytest.raises(TypeError, match="Got tier=\\['high'\\] but expected a mapping"):
-        language_report(**GOOD, tier=["high"])
-
-
-# LanguageScorer: does the language arrive?
+# Does the language arrive?
 
 
 def gates():
@@ -406,7 +216,7 @@ def test_language_as_a_column(rows, enabled):
     assert result["test_pooled"].tolist() == result["test_worst"].tolist() == [1] * 4
 
 
-# LanguageScorer: is the score right?
+# Is the score right?
 
 
 @pytest.mark.parametrize(
@@ -495,7 +305,7 @@ def test_responses_are_computed_once(rows):
     assert calls == [80]
 
 
-# LanguageScorer: as an object
+# As an object
 
 
 def test_clone_pickle_and_repr(routing):
@@ -557,9 +367,3 @@ def test_bad_arguments_are_named(rows):
         scorer(gate, X, np.array(["harmless", "harmful"])[y], language=language)
     with pytest.raises(ValueError, match=r"classes \[0, 1, 2\] but expected two"):
         scorer(ShiftedGate().fit(X, np.arange(80) % 3), X, y, language=language)
-
-
-def test_import_is_light():
-    code = "import sys, skgate.metrics; print({'torch', 'transformers'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"

@@ -1,247 +1,24 @@
-"""Measures per language, and a scorer through which the language reaches the estimator."""
+"""A scorer through which each row's language reaches the estimator."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics import average_precision_score, get_scorer, make_scorer, roc_auc_score
+from sklearn.metrics import get_scorer, make_scorer
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples
 
-from ._validation import check_language, resolve_harmful_label
-
-__all__ = ["LanguageScorer", "language_report"]
-
-_TIERS = {
-    "high": ("en", "de", "fr", "es", "it", "nl", "pl", "ru", "zh", "ja"),
-    "mid": ("ar", "ko", "th", "el", "he", "hi", "fa"),
-    "low": ("sw", "am", "my", "km", "si", "yo"),
-}
-_LANGUAGE_TIERS = {language: tier for tier, languages in _TIERS.items() for language in languages}
-
-# Each measure of a report, and whether more of it is better.
-_MEASURES = {
-    "roc_auc": True,
-    "f1": True,
-    "balanced_accuracy": True,
-    "average_precision": True,
-    "fpr": False,
-    "fnr": False,
-}
-_COUNTS = ["n", "n_harmful", "n_harmless"]
-
-
-def language_report(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    y_score: ArrayLike | None = None,
-    *,
-    language: ArrayLike,
-    tier: Mapping[str, str] | None = None,
-    pos_label: Hashable | None = None,
-    worst_by: str = "balanced_accuracy",
-) -> pd.DataFrame:
-    """Measure decisions per language, per tier and overall.
-
-    Parameters
-    ----------
-    y_true : array-like of shape (n_samples,)
-        The true labels, of one or two classes.
-    y_pred : array-like of shape (n_samples,)
-        The decisions, in the same labels.
-    y_score : array-like of shape (n_samples,) or None, default=None
-        Scores, **larger for more harmful**: `LatentGate.harm_score`, not
-        `decision_function`, whose sign follows the order of the labels. Without scores,
-        `roc_auc` and `average_precision` are NaN.
-    language : array-like of str of shape (n_samples,)
-        The language of each row.
-    tier : mapping of str to str or None, default=None
-        The tier of each language. None is the paper's: "high", "mid" or "low" by the language's
-        share of Common Crawl, for ISO 639-1 codes (see Notes). A language without a tier has
-        its row, and counts in no tier.
-    pos_label : label or None, default=None
-        The harmful class. None finds it as `LatentGate` does: "harmful", 1 or True if among the
-        labels, else the second of the two in sorted order.
-    worst_by : str, default="balanced_accuracy"
-        The measure that says which language is the worst one.
-
-    Returns
-    -------
-    DataFrame
-        One row per language, per tier, and three rows of summary, indexed by `group` and `name`:
-
-        ========== ============= ================================================================
-        group      name          the row
-        ========== ============= ================================================================
-        "language" each language the rows of that language; sorted
-        "tier"     each tier     the mean over that tier's languages (macro); n are sums
-        "overall"  "all"         all rows pooled
-        "worst"    that language a copy of the row of the worst language ("" if none is defined)
-        "spread"   "max - min"   the largest minus the smallest value over languages
-        ========== ============= ================================================================
-
-        The columns are `roc_auc`, `f1`, `balanced_accuracy`, `average_precision`, `fpr` (harmless
-        rows called harmful), `fnr` (harmful rows called harmless) and the numbers of rows `n`,
-        `n_harmful`, `n_harmless`.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ, an input is empty, not one-dimensional or has missing values, there are
-        more than two labels, a language is not a string, or `pos_label` or `worst_by` is unknown.
-    TypeError
-        If `tier` is not a mapping.
-
-    See Also
-    --------
-    LanguageScorer : A score for model selection that passes the language on.
-
-    Notes
-    -----
-    What a group's rows do not define is NaN: `fpr` without harmless rows, `fnr` without harmful
-    ones, and the others unless both are there. (So `f1` is NaN in a language with harmful rows
-    only, where its precision would be 1 whatever the gate does.) Means, worst language and spread
-    are taken over the languages that define a measure.
-
-    "overall" depends on how many rows each language has, and its `roc_auc` on scores being
-    comparable across languages; the tier rows depend on neither.
-
-    The default tiers are high: en de fr es it nl pl ru zh ja, mid: ar ko th el he hi fa,
-    low: sw am my km si yo.
-
-    References
-    ----------
-    Aziz, Hanif, Koto, "Low-Resource Safety Failures Are Action Failures, Not Representation
-    Failures", arXiv 2606.01196 (2026): the tiers, and measures macro-averaged per tier.
-
-    Examples
-    --------
-    >>> from skgate.metrics import language_report
-    >>> report = language_report(
-    ...     y_true=[1, 0, 1, 0, 1, 1, 0, 0],
-    ...     y_pred=[1, 0, 1, 0, 1, 0, 0, 0],
-    ...     y_score=[0.9, -0.8, 0.7, -0.6, 0.2, -0.3, -0.1, -0.5],
-    ...     language=["en", "en", "en", "en", "yo", "yo", "yo", "yo"],
-    ... )
-    >>> report[["roc_auc", "balanced_accuracy", "fnr", "n"]]
-                        roc_auc  balanced_accuracy   fnr  n
-    group    name
-    language en          1.0000              1.000  0.00  4
-             yo          0.7500              0.750  0.50  4
-    tier     high        1.0000              1.000  0.00  4
-             low         0.7500              0.750  0.50  4
-    overall  all         0.9375              0.875  0.25  8
-    worst    yo          0.7500              0.750  0.50  4
-    spread   max - min   0.2500              0.250  0.50  0
-    >>> float(report.loc[("language", "yo"), "f1"])
-    0.666...
-    """
-    if worst_by not in _MEASURES:
-        raise ValueError(f"Got worst_by={worst_by!r} but expected one of {', '.join(_MEASURES)}.")
-    if tier is not None and not isinstance(tier, Mapping):
-        raise TypeError(f"Got tier={tier!r} but expected a mapping of language to tier, or None.")
-    rows = _decisions(y_true, y_pred, y_score, language, pos_label)
-    languages = pd.DataFrame({name: _measure(part) for name, part in rows.groupby("language")}).T
-    report = pd.concat(
-        {
-            "language": languages,
-            "tier": _average_tiers(languages, _LANGUAGE_TIERS if tier is None else tier),
-            "overall": pd.DataFrame({"all": _measure(rows)}).T,
-            "worst": _worst_language(languages, worst_by),
-            "spread": pd.DataFrame({"max - min": languages.max() - languages.min()}).T,
-        },
-        names=["group", "name"],
-    )
-    return report.astype(dict.fromkeys(_COUNTS, int))
-
-
-def _decisions(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    y_score: ArrayLike | None,
-    language: ArrayLike,
-    pos_label: Hashable | None,
-) -> pd.DataFrame:
-    """Validate a report's input, and put it in harmful / not harmful."""
-    true, predicted = _one_per_row("y_true", y_true), _one_per_row("y_pred", y_pred)
-    languages = check_language(language, len(true))
-    columns: dict[str, Any] = {"y_true": true, "y_pred": predicted, "language": languages}
-    if y_score is not None:
-        columns["y_score"] = _one_per_row("y_score", y_score).astype(float)
-        if not np.isfinite(columns["y_score"]).all():
-            raise ValueError("Got infinite values in y_score but expected finite scores.")
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1 or not len(true):
-        raise ValueError(f"Got {lengths} values but expected as many of each, and at least one.")
-    harmful = resolve_harmful_label(
-        _classes("y_true and y_pred", [*true.tolist(), *predicted.tolist()]),
-        pos_label,
-        "pos_label",
-    )
-    return pd.DataFrame(
-        {
-            "harmful": true == harmful,
-            "called_harmful": predicted == harmful,
-            "score": columns.get("y_score", np.nan),
-            "language": languages,
-        }
-    )
-
-
-def _measure(rows: pd.DataFrame) -> pd.Series[float]:
-    harmful, called = rows["harmful"].to_numpy(), rows["called_harmful"].to_numpy()
-    n_harmful, n_harmless = int(harmful.sum()), int((~harmful).sum())
-    hits, alarms = int((harmful & called).sum()), int((~harmful & called).sum())
-    fpr, fnr = _ratio(alarms, n_harmless), _ratio(n_harmful - hits, n_harmful)
-    comparable = n_harmful > 0 and n_harmless > 0
-    scores = rows["score"].to_numpy()
-    ranked = comparable and not np.isnan(scores).any()
-    return pd.Series(
-        {
-            "roc_auc": roc_auc_score(harmful, scores) if ranked else np.nan,
-            "f1": _ratio(2 * hits, n_harmful + hits + alarms) if comparable else np.nan,
-            "balanced_accuracy": (_ratio(hits, n_harmful) + _ratio(n_harmless - alarms, n_harmless))
-            / 2,
-            "average_precision": average_precision_score(harmful, scores) if ranked else np.nan,
-            "fpr": fpr,
-            "fnr": fnr,
-            "n": len(rows),
-            "n_harmful": n_harmful,
-            "n_harmless": n_harmless,
-        },
-        dtype=float,
-    )
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")
-
-
-def _average_tiers(languages: pd.DataFrame, tiers: Mapping[str, str]) -> pd.DataFrame:
-    averages = {}
-    for tier in dict.fromkeys(tiers.values()):
-        members = languages[[tiers.get(language) == tier for language in languages.index]]
-        if len(members):
-            averages[tier] = pd.concat([members[list(_MEASURES)].mean(), members[_COUNTS].sum()])
-    return pd.DataFrame(averages, index=languages.columns, dtype=float).T
-
-
-def _worst_language(languages: pd.DataFrame, measure: str) -> pd.DataFrame:
-    values = languages[measure].dropna()
-    if values.empty:
-        nothing = {**dict.fromkeys(_MEASURES, np.nan), **dict.fromkeys(_COUNTS, 0)}
-        return pd.DataFrame(nothing, index=[""])
-    return languages.loc[[values.idxmin() if _MEASURES[measure] else values.idxmax()]]
+from skgate._validation import check_language, resolve_harmful_label
+from skgate.metrics._checks import one_per_row
 
 
 class LanguageScorer(BaseEstimator):
@@ -508,7 +285,7 @@ class _HarmfulView(ClassifierMixin, BaseEstimator):
         self.classes_ = np.array([0, 1])
 
     def is_harmful(self, name: str, labels: ArrayLike) -> NDArray[np.int_]:
-        values = _one_per_row(name, labels)
+        values = one_per_row(name, labels)
         unknown = set(values.tolist()) - set(self._known)
         if unknown:
             raise ValueError(
@@ -572,28 +349,3 @@ def _warn_if_language_lost(estimator: Any) -> None:
             UserWarning,
             stacklevel=3,
         )
-
-
-def _one_per_row(name: str, values: ArrayLike) -> NDArray[Any]:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(
-            f"Got {name} of shape {array.shape} but expected one value per row, that is "
-            "(n_samples,)."
-        )
-    if pd.isna(array).any():
-        raise ValueError(f"Got missing values in {name} but expected a value in each row.")
-    return array
-
-
-def _classes(name: str, labels: list[Any]) -> list[Any]:
-    distinct = set(labels)
-    if len(distinct) > 2:
-        some = ", ".join(map(repr, list(dict.fromkeys(labels))[:5]))
-        raise ValueError(f"Got {len(distinct)} labels in {name} ({some}, ...) but expected two.")
-    try:
-        return sorted(distinct)
-    except TypeError as error:
-        raise ValueError(
-            f"Got labels of different types in {name}, {distinct}, but expected one type."
-        ) from error

@@ -1,0 +1,28 @@
+"""Batches of prompts of similar length, by a budget of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def length_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Split prompts into batches, the longest first.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Tokens of each prompt.
+    budget : int
+        Tokens per batch, padding included; a longer prompt is a batch of its own.
+
+    Returns
+    -------
+    batches : list of list of int
+        Indices into ``lengths``.
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
+            batches.append([])
+        batches[-1].append(i)
+    return batches

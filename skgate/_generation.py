@@ -1,0 +1,97 @@
+"""One batch of prompts through ``model.generate``, and which ways of decoding can be steered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+if TYPE_CHECKING:
+    from ._language_model import LanguageModel
+
+_OWN_INPUTS = ("inputs", "input_ids", "attention_mask", "inputs_embeds", "position_ids")
+# Ways of decoding that run the model otherwise than: the whole prompt, then token by token.
+_UNSUPPORTED = {
+    "assistant_model": "assisted decoding",
+    "prompt_lookup_num_tokens": "prompt-lookup decoding",
+    "assistant_early_exit": "early-exit decoding",
+    "prefill_chunk_size": "a prefill in chunks",
+    "custom_generate": "a custom decoding loop",
+    "negative_prompt_ids": "classifier-free guidance",
+    "guidance_scale": "classifier-free guidance",
+}
+
+
+def check_decoding(model: Any, options: Mapping[str, Any]) -> None:
+    """Raise a ValueError for ways of decoding that can't be steered.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model, whose ``generation_config`` counts too.
+    options : mapping
+        Arguments of ``model.generate``.
+    """
+    configs = [options.get("generation_config"), getattr(model, "generation_config", None)]
+    for name, what in _UNSUPPORTED.items():
+        value = options.get(name)
+        for config in configs:
+            value = value if value is not None else getattr(config, name, None)
+        if value is not None and not (name == "guidance_scale" and value == 1):
+            shown = value if isinstance(value, int | float | str) else type(value).__name__
+            raise ValueError(f"{name}={shown!r}: {what} is not supported while steering.")
+
+
+def check_own_inputs(options: Mapping[str, Any]) -> None:
+    """Raise a ValueError if ``options`` bring inputs, which the prompts already are."""
+    for name in _OWN_INPUTS:
+        if options.get(name) is not None:
+            raise ValueError(f"{name} was given, but the prompts are the input; expected none.")
+
+
+def generate_batch(
+    language_model: LanguageModel,
+    prompts: Sequence[npt.NDArray[np.int64]],
+    device: torch.device,
+    options: Mapping[str, Any],
+) -> list[list[str]]:
+    """Generate from one left-padded batch.
+
+    Parameters
+    ----------
+    language_model : LanguageModel
+        A causal model.
+    prompts : sequence of ndarray of int
+        Token ids of each prompt.
+    device : torch.device
+        Where the model takes its token ids.
+    options : mapping
+        Further arguments of ``model.generate``.
+
+    Returns
+    -------
+    replies : list of list of str
+        For each prompt its return sequences, without the prompt and special tokens.
+    """
+    model, tokenizer = language_model.model, language_model.tokenizer
+    width = max(len(ids) for ids in prompts)
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        pad = tokenizer.eos_token_id or 0
+    input_ids = torch.full((len(prompts), width), pad, dtype=torch.int64)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, ids in enumerate(prompts):
+        input_ids[row, width - len(ids) :] = torch.from_numpy(ids)
+        attention_mask[row, width - len(ids) :] = 1
+    output: Any = model.generate(  # type: ignore[operator]  # (a mixin's method, unknown to mypy)
+        input_ids=input_ids.to(device),
+        attention_mask=attention_mask.to(device),
+        **{"pad_token_id": pad, "disable_compile": True, **options},
+    )
+    sequences = getattr(output, "sequences", output)
+    texts = tokenizer.batch_decode(sequences[:, width:], skip_special_tokens=True)
+    n_sequences = len(texts) // len(prompts)
+    return [list(texts[i : i + n_sequences]) for i in range(0, len(texts), n_sequences)]

@@ -1,0 +1,7 @@
+"""Judges, which say whether a model's reply is a refusal."""
+
+from __future__ import annotations
+
+from skgate.judges._phrases import PhraseJudge
+
+__all__ = ["PhraseJudge"]
