@@ -384,7 +384,7 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
 
         At each layer alone, the harm direction learned there is ablated from every token
         while the model answers harmful validation prompts of the sources; the paper takes the
-        layer with the lowest refusal rate (section 6 of the method in [1]_).
+        layer with the lowest refusal rate (arXiv:2606.01196).
 
         Parameters
         ----------
@@ -440,7 +440,7 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         language : str or array-like of str of shape (n_prompts,), default=None
             Their languages, for a rate per language.
         strengths : sequence of float or None, default=None
-            Strengths to try; None is 0 to 3 in steps of 0.25, as in [1]_.
+            Strengths to try; None is 0 to 3 in steps of 0.25 (arXiv:2606.01196).
         **generate_kwargs : dict
             Arguments of the model's ``generate``.
 

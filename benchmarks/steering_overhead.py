@@ -1,0 +1,135 @@
+"""What steering costs: generate() with the gate in it, against plain and two-pass generation.
+
+    python benchmarks/steering_overhead.py
+
+A random Qwen2-like model (hidden size 512, 16 layers, vocabulary 21,000), 16 prompts of 10 to 100
+tokens in one batch, 32 new tokens. The three ways take turns; medians of the CPU seconds and the
+ratios to plain generation in the same round are printed.
+
+- plain: ``model.generate`` on token ids made ready before.
+- one pass: ``SteeringWrapper.generate``, from prompts to replies.
+- two passes: the reference's way: a forward pass with hidden states for the gate, then
+  ``model.generate`` under a hook that edits the rows by masked assignment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.pipeline import make_pipeline
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from skgate import ActivationTransformer, LatentGate, SteeringWrapper
+
+VOCABULARY, LAYER, N_PROMPTS = 21_000, 8, 16
+OPTIONS = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
+
+
+def make_model() -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
+    """Make the random model and a word tokenizer for it."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=16,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    vocabulary = {"<pad>": 0, "<eos>": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<pad>", pad_token="<pad>", eos_token="<eos>"
+    )
+    return Qwen2ForCausalLM(config).eval(), tokenizer
+
+
+def make_prompts(n: int, seed: int) -> list[str]:
+    """Make prompts of lognormal length, 10 to 100 tokens."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.lognormal(np.log(35), 0.6, n).astype(int), 10, 100)
+    return [" ".join(f"w{i}" for i in rng.integers(2, VOCABULARY, k)) for k in lengths]
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+
+    model, tokenizer = make_model()
+    reader = ActivationTransformer(model, tokenizer=tokenizer, layer=LAYER, chat_template=False)
+    train, y = make_prompts(64, seed=1), np.tile([0, 1], 32)
+    gate = LatentGate().fit(reader.transform(train), y)
+    wrapper = SteeringWrapper(
+        make_pipeline(reader, gate),
+        generate_kwargs=OPTIONS,
+    )
+    prompts = make_prompts(N_PROMPTS, seed=2)
+    encoded = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+    encoded.pop("token_type_ids", None)
+    v = torch.tensor(gate.direction_, dtype=torch.float32)
+    alpha = gate.projection_gap_
+
+    def plain() -> None:
+        model.generate(**encoded, **OPTIONS)
+
+    def one_pass() -> None:
+        wrapper.generate(prompts)
+
+    def two_passes() -> None:
+        with torch.no_grad():
+            states = model(**encoded, output_hidden_states=True).hidden_states[LAYER + 1]
+        harmful = torch.from_numpy(gate.harm_score(states[:, -1].numpy()) > 0)
+        prefill = [True]
+
+        def edit(module: object, args: object, hidden: torch.Tensor) -> torch.Tensor:
+            hidden = hidden.clone()
+            where = slice(-1, None) if prefill[0] else slice(None)
+            hidden[harmful, where] = hidden[harmful, where] + alpha * v
+            rows = hidden[~harmful]
+            hidden[~harmful] = rows - (rows @ v)[..., None] * v
+            prefill[0] = False
+            return hidden
+
+        handle = model.model.layers[LAYER].register_forward_hook(edit)
+        model.generate(**encoded, **OPTIONS)
+        handle.remove()
+
+    ways: dict[str, Callable[[], None]] = {
+        "plain": plain,
+        "one pass": one_pass,
+        "two passes": two_passes,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for i in range(rounds + 1):
+        for name, run in ways.items():
+            start = time.process_time()
+            run()
+            if i:  # the first round warms up
+                seconds[name].append(time.process_time() - start)
+    table = pd.DataFrame(seconds)
+    ratios = table.div(table["plain"], axis=0)
+    print(
+        "| | CPU seconds, median | ratio to plain, median | quartiles |\n| --- | --- | --- | --- |"
+    )
+    for name in ways:
+        low, high = ratios[name].quantile([0.25, 0.75])
+        print(
+            f"| {name} | {table[name].median():.3f} | {ratios[name].median():.3f} "
+            f"| {low:.3f} to {high:.3f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
