@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 
 import joblib
@@ -291,6 +292,13 @@ def test_replies_do_not_depend_on_batches(wrapper):
     assert wrapper.generate(PROMPTS[::-1]) == together[::-1]
 
 
+def test_verbose_shows_progress(wrapper, capsys):
+    wrapper.set_params(verbose=True).generate(MIXED)
+    assert "5/5" in capsys.readouterr().err
+    wrapper.set_params(verbose=False).generate(MIXED)
+    assert not capsys.readouterr().err
+
+
 def test_each_prompt_has_its_own_language(wrapper):
     wrapper.partial_fit(PROMPTS[10:20], 1 - Y[10:20], language="sw")  # the labels turned round
     one = [
@@ -446,6 +454,22 @@ def test_a_model_whose_hooks_do_not_fire_is_refused(wrapper, model, monkeypatch)
         wrapper.generate(MIXED)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own, about graph breaks
+def test_a_compiled_model_is_steered_or_refused(wrapper, model, tokenizer):
+    expected = wrapper.generate(MIXED)
+    plain = wrapper.set_params(on_harmful=None, on_harmless=None).generate(MIXED)
+    wrapper.set_params(on_harmful="add", on_harmless="ablate")
+    assert expected != plain
+    model.model.compile(backend="eager")
+    model.generate(**apply_template(tokenizer, MIXED), **GREEDY, pad_token_id=0)
+    with pytest.raises(RuntimeError, match="hooks never fired"):
+        wrapper.generate(MIXED)
+    model.model._compiled_call_impl = None
+    torch.compiler.reset()
+    wrapper.gate_[0].set_params(model=torch.compile(model, backend="eager"))
+    assert wrapper.generate(MIXED) == expected
+
+
 def test_several_layers_are_refused(model, tokenizer):
     wrapper = make_wrapper(model, tokenizer, layer=[1, 2]).fit(PROMPTS, Y)
     with pytest.raises(ValueError, match=r"means the layers \[1, 2\]; expected a single one"):
@@ -461,6 +485,14 @@ def test_models_that_cannot_generate_are_refused(model, tokenizer):
 def test_a_gap_that_is_not_positive_is_refused(wrapper):
     wrapper.gate_[-1].projection_gap_ = -0.5
     with pytest.raises(ValueError, match=r"projection_gap_=-0\.5 of the gate is not positive"):
+        wrapper.generate(MIXED)
+
+
+def test_another_tokenizer_is_refused(wrapper, tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.add_tokens(["tok"])
+    wrapper.gate_[0].set_params(tokenizer=other)
+    with pytest.raises(ValueError, match=r"other activations .*tokenizer="):
         wrapper.generate(MIXED)
 
 

@@ -19,7 +19,7 @@ def check_replies(replies: Any) -> list[str]:
     expected = "expected a list, Series or array of str, one per reply"
     if isinstance(replies, str | bytes):
         raise ValueError(
-            f"Got replies={replies!r}, a single text, but {expected}. Wrap it in a list: [reply]."
+            f"Got replies as a single text but {expected}. Wrap it in a list: [reply]."
         )
     if (
         isinstance(replies, Mapping | Set)

@@ -313,7 +313,7 @@ def test_no_replies():
 @pytest.mark.parametrize(
     ("replies", "error", "message"),
     [
-        ("Hello", ValueError, "Got replies='Hello', a single text.*Wrap it in a list"),
+        ("Hello", ValueError, "Got replies as a single text.*Wrap it in a list"),
         (None, TypeError, "Got replies of type NoneType but expected a list"),
         ({"a": "Hello"}, TypeError, "Got replies of type dict"),
         ((text for text in ["a"]), TypeError, "Got replies of type generator"),
