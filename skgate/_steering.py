@@ -407,7 +407,7 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
             Columns ``layer`` and ``refusal_rate``.
         """
         self._validate_params()
-        parts = take_apart(getattr(self, "gate_", self._assembled()))
+        parts = self._parts()
         n_layers = len(_causal(parts).blocks)
         wanted = check_layers(layers, n_layers, "layers")
         reader = clone(parts.transformer).set_params(layer=list(wanted))
@@ -479,9 +479,13 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
     def _assembled(self) -> Any:
         return assemble(self.gate, self.model, self.tokenizer, self.layer)
 
+    def _parts(self) -> GatedModel:
+        """Return the parts of ``gate_``, or of ``gate`` where there is none yet."""
+        return take_apart(self.gate_ if hasattr(self, "gate_") else self._assembled())
+
     def _fitted(self) -> GatedModel:
-        """Return the fitted pipeline's parts: those of ``gate_``, else of a fitted ``gate``."""
-        parts = take_apart(getattr(self, "gate_", None) or self._assembled())
+        """Return the parts, of which the gate must be fitted."""
+        parts = self._parts()
         try:
             check_is_fitted(parts.gate)
         except NotFittedError:
