@@ -99,9 +99,16 @@ def take_apart(estimator: Any) -> GatedModel:
     reader = steps[0]
     if isinstance(reader, ColumnTransformer):
         columns = getattr(reader, "transformers_", reader.transformers)
-        found = [(t, c) for _, t, c in columns if isinstance(t, ActivationTransformer)]
+        found = [(n, t, c) for n, t, c in columns if isinstance(t, ActivationTransformer)]
         if len(found) == 1:
-            reader, prompt_column = found[0]
+            weight = (reader.transformer_weights or {}).get(found[0][0], 1)
+            if weight != 1:
+                raise ValueError(
+                    f"transformer_weights of the ColumnTransformer scales {found[0][0]!r} by "
+                    f"{weight!r}; expected 1: the gate's direction would not be one of the "
+                    "residual stream."
+                )
+            _, reader, prompt_column = found[0]
             if isinstance(prompt_column, list) and len(prompt_column) == 1:
                 prompt_column = prompt_column[0]
     if (

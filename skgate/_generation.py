@@ -22,6 +22,7 @@ _UNSUPPORTED = {
     "custom_generate": "a custom decoding loop",
     "negative_prompt_ids": "classifier-free guidance",
     "guidance_scale": "classifier-free guidance",
+    "adapter_names": "an adapter of its own for each row",
 }
 
 
@@ -78,9 +79,11 @@ def generate_batch(
     """
     model, tokenizer = language_model.model, language_model.tokenizer
     width = max(len(ids) for ids in prompts)
-    pad = tokenizer.pad_token_id
+    ends = _setting(language_model, options, "eos_token_id")
+    ends = {int(end) for end in np.atleast_1d(ends)} if ends is not None else set()
+    pad = _setting(language_model, options, "pad_token_id")
     if pad is None:
-        pad = tokenizer.eos_token_id or 0
+        pad = min(ends, default=0)
     input_ids = torch.full((len(prompts), width), pad, dtype=torch.int64)
     attention_mask = torch.zeros_like(input_ids)
     for row, ids in enumerate(prompts):
@@ -89,9 +92,27 @@ def generate_batch(
     output: Any = model.generate(  # type: ignore[operator]  # (a mixin's method, unknown to mypy)
         input_ids=input_ids.to(device),
         attention_mask=attention_mask.to(device),
-        **{"pad_token_id": pad, "disable_compile": True, **options},
+        **{"disable_compile": True, **options, "pad_token_id": pad},
     )
-    sequences = getattr(output, "sequences", output)
-    texts = tokenizer.batch_decode(sequences[:, width:], skip_special_tokens=True)
+    sequences = getattr(output, "sequences", output)[:, width:].tolist()
+    texts = tokenizer.batch_decode(
+        [_before_end(tokens, ends) for tokens in sequences], skip_special_tokens=True
+    )
     n_sequences = len(texts) // len(prompts)
     return [list(texts[i : i + n_sequences]) for i in range(0, len(texts), n_sequences)]
+
+
+def _setting(language_model: LanguageModel, options: Mapping[str, Any], name: str) -> Any:
+    """An id as ``generate`` finds it: in its arguments, in a configuration, or the tokenizer's."""
+    configs = [
+        options.get("generation_config"),
+        getattr(language_model.model, "generation_config", None),
+        language_model.tokenizer,
+    ]
+    found = [options.get(name), *(getattr(config, name, None) for config in configs)]
+    return next((value for value in found if value is not None), None)
+
+
+def _before_end(tokens: list[int], ends: set[int]) -> list[int]:
+    """What was generated before the first end-of-sequence token; padding comes after it."""
+    return tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))]

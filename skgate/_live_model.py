@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from copy import deepcopy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from sklearn.base import clone as sklearn_clone
 
@@ -16,11 +16,18 @@ class SharesLiveModel:
 
     ``clone`` and ``deepcopy`` share a live model and tokenizer; pickling one is an error that
     says what to do.
+
+    Attributes
+    ----------
+    _shared_params : tuple of str
+        Parameters that are never copied.
     """
+
+    _shared_params: ClassVar[tuple[str, ...]] = _LIVE
 
     def __sklearn_clone__(self) -> Self:
         params = {
-            name: value if name in _LIVE else sklearn_clone(value, safe=False)
+            name: value if name in self._shared_params else sklearn_clone(value, safe=False)
             for name, value in self.get_params(deep=False).items()  # type: ignore[attr-defined]
         }
         copy = type(self)(**params)
@@ -30,7 +37,7 @@ class SharesLiveModel:
         return copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        for name in _LIVE:
+        for name in self._shared_params:
             live = getattr(self, name)
             memo[id(live)] = live
         copy = type(self).__new__(type(self))

@@ -77,7 +77,7 @@ def read_blocks(
 
     handles = [blocks[layer].register_forward_hook(make_hook(layer)) for layer in layers]
     try:
-        with eval_mode(backbone):
+        with eval_mode(backbone), _innermost(rows):
             backbone(input_ids=input_ids, attention_mask=attention_mask, **_plain_options(backbone))
     except _Stop:
         pass
@@ -110,6 +110,24 @@ class Edit(NamedTuple):
 
 Route = Callable[[torch.Tensor], Edit]
 
+_running = threading.local()
+
+
+@contextmanager
+def _innermost(user: object) -> Iterator[None]:
+    """Make ``user`` the one whose hooks act in this thread: what is nested in it comes first."""
+    stack: list[object] = _running.__dict__.setdefault("stack", [])
+    stack.append(user)
+    try:
+        yield
+    finally:
+        stack.pop()
+
+
+def _acts(user: object) -> bool:
+    stack: list[object] = _running.__dict__.get("stack", [])
+    return bool(stack) and stack[-1] is user
+
 
 @contextmanager
 def steer_block(
@@ -119,6 +137,7 @@ def steer_block(
     route: Route,
     *,
     offset: int | torch.Tensor | None = 0,
+    width: int | None = None,
     generating: bool = True,
 ) -> Iterator[None]:
     """Read the prompts' rows at a block in the prefill, and edit its output from there on.
@@ -143,6 +162,8 @@ def steer_block(
     offset : int, Tensor of shape (n_prompts,) or None, default=0
         The token that is read, from each prompt's last one (0, or negative); None for the mean
         over the prompt's tokens.
+    width : int or None, default=None
+        The prompts' tokens, padding included: what the first forward pass must cover, if known.
     generating : bool, default=True
         Whether tokens are generated after the prompts; otherwise there is one forward pass.
 
@@ -152,24 +173,23 @@ def steer_block(
         If forward passes come otherwise than one token at a time after the whole prompts, or the
         block was never seen to run: nothing is silently left unsteered.
     """
-    steering = _Steering(direction, route, offset, generating)
-    owner = threading.get_ident()
+    steering = _Steering(direction, route, offset, width, generating)
     signature = inspect.signature(stack.forward)
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        if threading.get_ident() == owner:
+        if _acts(steering):
             given = signature.bind_partial(*args, **kwargs).arguments
             steering.begin(_Pass.of({**given, **given.get("kwargs", {})}))
 
     def edit(module: nn.Module, args: Any, output: Any) -> Any:
-        if threading.get_ident() != owner:
+        if not _acts(steering):
             return None
         if isinstance(output, tuple):
             return (steering.edit(output[0]), *output[1:])
         return steering.edit(output)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() == owner:
+        if _acts(steering):
             steering.check_fired()
 
     with ExitStack() as hooks:
@@ -179,29 +199,49 @@ def steer_block(
             stack.register_forward_hook(after),
         ):
             hooks.callback(handle.remove)
+        hooks.enter_context(_innermost(steering))
         yield
         steering.check_fired()
+
+
+_EXPECTED_PASSES = (
+    "Steering needs the whole prompt first and then one token at a time; chunked prefill, assisted "
+    "and other ways of decoding that run the model differently are not supported."
+)
 
 
 class _Pass(NamedTuple):
     """What a forward pass of the blocks covers: columns ``start`` to ``stop`` of every row."""
 
+    n_rows: int
     start: int
     stop: int
-    mask: torch.Tensor | None  # (n_rows, stop), 1 at real tokens; None if not given
+    cache: object  # the keys and values of the tokens before ``start``; None without
+    mask: torch.Tensor | None  # (n_rows, stop), 1 at real tokens; None if not known
+    masked: bool  # whether any mask was given
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> _Pass:
         """Describe the pass that these arguments of the stack ask for."""
         tokens = given.get("input_ids")
+        tokens = given.get("inputs_embeds") if tokens is None else tokens
         if tokens is None:
-            tokens = given["inputs_embeds"]
+            raise RuntimeError(
+                "The model's blocks are given neither input_ids nor inputs_embeds; such an "
+                "architecture can't be steered."
+            )
         cache = given.get("past_key_values")
         start = int(cache.get_seq_length()) if cache is not None else 0
-        mask = given.get("attention_mask")
-        if not (isinstance(mask, torch.Tensor) and mask.dim() == 2):
-            mask = None  # made ready for attention already: padding can't be told
-        return cls(start, start + tokens.shape[1], mask)
+        given_mask = given.get("attention_mask")
+        known = isinstance(given_mask, torch.Tensor) and given_mask.dim() == 2
+        return cls(
+            n_rows=tokens.shape[0],
+            start=start,
+            stop=start + tokens.shape[1],
+            cache=cache,
+            mask=given_mask if known else None,  # else made ready for attention already
+            masked=given_mask is not None,
+        )
 
 
 class _Routed(NamedTuple):
@@ -221,8 +261,10 @@ class _Steering:
         direction: torch.Tensor,
         route: Route,
         offset: int | torch.Tensor | None,
+        width: int | None,
         generating: bool,
     ) -> None:
+        self.width = width
         self.direction = direction
         self.route = route
         self.offset = offset
@@ -241,14 +283,19 @@ class _Steering:
                     f"past_key_values hold {current.start} tokens that were not steered; expected "
                     "generation from the whole prompt."
                 )
+            if self.width not in (None, current.stop):
+                raise RuntimeError(
+                    f"The first forward pass covers {current.stop} tokens, the prompts have "
+                    f"{self.width}. {_EXPECTED_PASSES}"
+                )
             return
         follows = current.stop == previous.stop + 1 and current.start in (0, previous.stop)
-        if not (self.generating and follows):
+        same = current.n_rows == previous.n_rows and current.cache is previous.cache
+        if not (self.generating and follows and same):
             raise RuntimeError(
-                f"A forward pass over tokens {current.start} to {current.stop} followed one that "
-                f"ended at {previous.stop}. Steering needs the whole prompt first and then one "
-                "token at a time; chunked prefill, assisted and other ways of decoding that run "
-                "the model differently are not supported."
+                f"A forward pass over tokens {current.start} to {current.stop} of {current.n_rows} "
+                f"rows followed one of {previous.n_rows} rows that ended at {previous.stop}. "
+                f"{_EXPECTED_PASSES}"
             )
 
     def edit(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -256,7 +303,7 @@ class _Steering:
         if self.current is None:
             raise RuntimeError("The block ran outside of the model that it belongs to.")
         self.fired = True
-        _check_shape(hidden, (len(hidden), self.current.stop - self.current.start))
+        _check_shape(hidden, (self.current.n_rows, self.current.stop - self.current.start))
         if self.routed is None:
             self.routed = self._route(hidden.detach(), self.current)
             self.direction = self.direction.to(hidden.device, torch.float32)
@@ -283,9 +330,10 @@ class _Steering:
         """Find every row's final prompt token, read what the gate reads, and ask for the edits."""
         mask = prompts.mask
         if mask is None:
-            if self.offset is None:
+            if prompts.masked and (self.offset is None or not self.generating):
                 raise RuntimeError(
-                    "position='mean' needs the attention_mask that tells prompts from padding."
+                    "The attention_mask is not of shape (n_prompts, n_tokens); expected one that "
+                    "tells prompts from padding."
                 )
             mask = torch.ones(hidden.shape[:2], dtype=torch.int64)
         mask = mask.to(hidden.device, torch.int64)

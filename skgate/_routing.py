@@ -72,6 +72,11 @@ class Router:
             if language is not None:
                 language = np.repeat(language, n_prompts) if batch is None else language[batch]
             scores = self._gate._score(rows[::repeats].double().cpu().numpy(), language)
+            if not np.isfinite(scores).all():
+                raise RuntimeError(
+                    "The activations that the gate reads are not finite (an overflow in float16?), "
+                    "so that nothing can be decided; expected a model in bfloat16 or float32."
+                )
             if batch is not None:
                 self._scores[batch] = scores
             harmful = torch.from_numpy(scores > 0).repeat_interleave(repeats)

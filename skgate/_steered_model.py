@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from ._generation import check_decoding
+
+_CONTINUOUS_BATCHING = (
+    "generate_batch",
+    "init_continuous_batching",
+    "continuous_batching_context_manager",
+)
 
 
 class Attachment:
@@ -18,8 +25,8 @@ class Attachment:
     model : PreTrainedModel
         The model; it is shared with the view, not copied, and not changed.
     steering : callable
-        ``steering(generating)`` gives a context in which this thread's forward passes of the model
-        are steered, from the prompt on.
+        ``steering(generating, width)`` gives a context in which this thread's forward passes of the
+        model are steered, from the prompts of ``width`` tokens on (None if not known).
 
     Attributes
     ----------
@@ -29,7 +36,7 @@ class Attachment:
     """
 
     def __init__(
-        self, model: Any, steering: Callable[[bool], AbstractContextManager[None]]
+        self, model: Any, steering: Callable[[bool, int | None], AbstractContextManager[None]]
     ) -> None:
         self._model = model
         self._steering = steering
@@ -39,12 +46,17 @@ class Attachment:
         self.view.__dict__.update(model.__dict__)
         self.view.__dict__["generate"] = self._steered(model.generate, generating=True)
         self.view.__dict__["forward"] = self._steered(model.forward, generating=False)
+        for name in _CONTINUOUS_BATCHING:
+            if hasattr(model, name):
+                self.view.__dict__[name] = _refuse_continuous_batching
 
     def detach(self) -> None:
         """Make every further use of the view an error."""
         self._detached = True
 
     def _steered(self, method: Callable[..., Any], *, generating: bool) -> Callable[..., Any]:
+        signature = inspect.signature(method)
+
         @functools.wraps(method)
         def steered(*args: Any, **kwargs: Any) -> Any:
             if self._detached:
@@ -52,10 +64,27 @@ class Attachment:
                     "This steered model is no longer attached; expected its use inside 'with "
                     "wrapper.attach() as steered'."
                 )
+            given = signature.bind_partial(*args, **kwargs).arguments
+            given = {**given, **given.get("kwargs", {})}
             if generating:
-                check_decoding(self._model, kwargs)
+                check_decoding(self._model, given)
                 kwargs = {"disable_compile": True, **kwargs}
-            with self._steering(generating):
+            with self._steering(generating, _width(given)):
                 return method(*args, **kwargs)
 
         return steered
+
+
+def _width(given: dict[str, Any]) -> int | None:
+    """How many tokens the prompts have; None if the model makes them up."""
+    for name in ("inputs", "input_ids", "inputs_embeds"):
+        if given.get(name) is not None:
+            return int(given[name].shape[1])
+    return None
+
+
+def _refuse_continuous_batching(*args: Any, **kwargs: Any) -> Any:
+    raise NotImplementedError(
+        "Continuous batching packs the tokens of several prompts into one forward pass, which "
+        "can't be steered; expected generate()."
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -69,7 +69,8 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
     on_harmless : {"ablate"} or None, default="ablate"
         What to do with the others. None for both: observe only.
     judge : object with ``is_refusal(replies, prompts, language)`` or None, default=None
-        Tells refusals, for ``score`` and the selections. None: :class:`skgate.judges.PhraseJudge`.
+        Tells refusals, for ``score`` and the selections; shared by ``clone``, not copied. None:
+        :class:`skgate.judges.PhraseJudge`.
     generate_kwargs : dict or None, default=None
         Arguments of the model's ``generate``, such as ``max_new_tokens``.
     batch_tokens : int or "auto", default="auto"
@@ -124,6 +125,8 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         "verbose": ["boolean"],
     }
 
+    _shared_params: ClassVar = ("model", "tokenizer", "judge")
+
     __metadata_request__fit: ClassVar = {"language": True}
     __metadata_request__partial_fit: ClassVar = {"language": True}
     __metadata_request__predict: ClassVar = {"language": True}
@@ -177,7 +180,10 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         pipeline = clone(self._assembled())
         take_apart(pipeline)
         params = {}
-        if language is not None and not isinstance(pipeline, FrozenEstimator):
+        frozen = isinstance(pipeline, FrozenEstimator) or isinstance(
+            pipeline.steps[-1][1], FrozenEstimator
+        )
+        if language is not None and not frozen:
             routed = get_config()["enable_metadata_routing"]
             params["language" if routed else f"{pipeline.steps[-1][0]}__language"] = language
         self.gate_ = pipeline.fit(X, y, **params)
@@ -293,7 +299,8 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         The view's ``generate`` works from any thread, with streamers, chats and
         ``pipeline("text-generation", model=steered, tokenizer=...)``; a plain forward through it
         counts as a prompt. Its input must be formatted as the gate's was: with the chat template
-        and ``add_generation_prompt=True``, unless ``chat_template=False``.
+        and ``add_generation_prompt=True``, unless ``chat_template=False``. Its submodules are the
+        model's own, and not steered when called themselves.
 
         Parameters
         ----------
@@ -329,15 +336,21 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         block = language_model.blocks[self._layer(parts)]
         offset = None if position == "mean" else 0 if position == "last" else int(position) + 1
 
-        def steering(generating: bool) -> AbstractContextManager[None]:
-            return steer_block(
-                language_model.stack,
-                block,
-                direction,
-                router.route(None),
-                offset=offset,
-                generating=generating,
-            )
+        @contextmanager
+        def steering(generating: bool, width: int | None) -> Iterator[None]:
+            with (
+                eval_mode(language_model.backbone),
+                steer_block(
+                    language_model.stack,
+                    block,
+                    direction,
+                    router.route(None),
+                    offset=offset,
+                    width=width,
+                    generating=generating,
+                ),
+            ):
+                yield
 
         attachment = Attachment(language_model.model, steering)
         try:
@@ -347,6 +360,8 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
 
     def score(self, X: Any, y: Any, language: Any = None) -> float:
         """Selectivity of the replies: refusal rate of harmful minus that of harmless prompts.
+
+        With languages, the mean over them.
 
         Parameters
         ----------
@@ -368,7 +383,9 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         items, languages = _split(parts, X, language)
         replies, _ = self._answer(parts, items, languages, self._options({}))
         refused = self._judged(items, replies, languages)
-        return refusal_selectivity(y, refused, pos_label=parts.gate.harmful_label_)
+        return refusal_selectivity(
+            y, refused, language=languages, pos_label=parts.gate.harmful_label_
+        )
 
     def select_layer(
         self,
@@ -453,8 +470,11 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         parts = self._fitted()
         items, languages = _split(parts, prompts, language)
         self._check_source(parts)
+        tried = np.arange(0, 3.25, 0.25) if strengths is None else np.asarray(strengths)
+        if tried.ndim != 1 or not len(tried):
+            raise ValueError(f"strengths={strengths!r}; expected a list of at least one number.")
         tables = []
-        for strength in np.arange(0, 3.25, 0.25) if strengths is None else strengths:
+        for strength in tried:
             replies = self._generate(
                 parts,
                 items,
@@ -520,11 +540,11 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         options: dict[str, Any],
     ) -> tuple[Replies, Router]:
         """Steered replies, and the router that knows what was decided."""
+        layer, direction = self._layer(parts), parts.gate.direction_
         self._check_source(parts)
         router = self._router(parts, languages, len(prompts))
         if languages is not None:
             parts.gate._check_known(languages)
-        layer, direction = self._layer(parts), parts.gate.direction_
         return self._generate(parts, prompts, layer, direction, router.route, options), router
 
     def _generate(
@@ -560,9 +580,13 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
                     torch.from_numpy(direction),
                     route(batch),
                     offset=_offsets([requests[i] for i in batch]),
+                    width=lengths[batch[0]],
                 ):
                     texts = generate_batch(
-                        language_model, [requests[i].ids for i in batch], device, options
+                        language_model,
+                        [requests[i].ids for i in batch],
+                        device,
+                        _for_batch(options, batch),
                     )
                 for i, found in zip(batch, texts, strict=True):
                     replies[i] = found
@@ -582,13 +606,20 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"num_return_sequences={len(replies[0])}; expected 1 where replies are judged."
             )
-        refused: npt.NDArray[np.bool_] = judge.is_refusal(
+        refused = judge.is_refusal(
             [texts[0] for texts in replies], prompts=prompts, language=languages
         )
-        return refused
+        return np.asarray(refused, dtype=bool)
 
     def _check_source(self, parts: GatedModel) -> None:
         """Raise if the gate was fitted on other activations than the model gives now."""
+        width = _causal(parts).hidden_size
+        if parts.gate.n_features_in_ != width:
+            raise ValueError(
+                f"The gate was fitted on {parts.gate.n_features_in_} features, the model's "
+                f"residual stream has {width}; expected a gate fitted on one layer's activations "
+                "and nothing else."
+            )
         fitted_on = parts.gate.activation_source_
         if fitted_on is None:
             return
@@ -603,7 +634,7 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         try:
             self._fitted()
-        except NotFittedError:
+        except (NotFittedError, TypeError, ValueError):  # (parameters are checked when used)
             return False
         return True
 
@@ -643,10 +674,27 @@ def _split(
                     f"language was given although the gate reads it from the column {column!r}; "
                     "expected only one of them."
                 )
-            language = X[column]
+            own = column if column in X.columns else str(column).rpartition("__")[2]
+            if own not in X.columns:
+                raise ValueError(
+                    f"language_column={column!r} of the gate is not among the columns of prompts, "
+                    f"{list(X.columns[:5])}; expected a column of that name."
+                )
+            language = X[own]
         X = X[parts.prompt_column]
     prompts = check_prompts(X, "prompts")
     return prompts, None if language is None else check_language(language, len(prompts))
+
+
+def _for_batch(options: dict[str, Any], batch: list[int]) -> dict[str, Any]:
+    """Options for a batch: what asks for a prompt's place is given that in the whole call."""
+    allowed = options.get("prefix_allowed_tokens_fn")
+    if allowed is None:
+        return options
+    return {
+        **options,
+        "prefix_allowed_tokens_fn": lambda row, tokens: allowed(batch[row], tokens),
+    }
 
 
 def _offsets(requests: list[Request]) -> torch.Tensor | None:

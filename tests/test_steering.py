@@ -314,6 +314,25 @@ def test_each_prompt_has_its_own_language(wrapper):
         wrapper.generate(["kill egg"], language="yo")
 
 
+def test_each_prompt_has_its_own_place_in_callbacks(wrapper, tokenizer):
+    """Whatever the order in which the prompts are run."""
+    words = ["egg", "cat", "who", "mat", "now"]
+    forced = [tokenizer.convert_tokens_to_ids(word) for word in words]
+    replies = wrapper.generate(
+        MIXED, prefix_allowed_tokens_fn=lambda i, ids: [forced[i]], max_new_tokens=2
+    )
+    assert replies == [f"{word} {word}" for word in words]
+
+
+def test_what_follows_the_end_is_no_reply(wrapper, model, tokenizer):
+    """Whichever token pads."""
+    end, pad = (tokenizer.convert_tokens_to_ids(word) for word in ("now", "cat"))
+    alone = wrapper.generate(MIXED, max_new_tokens=12)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = end, pad
+    expected = [reply.split("now")[0].strip() for reply in alone]
+    assert wrapper.generate(MIXED, max_new_tokens=12) == expected
+
+
 # State
 
 
@@ -468,6 +487,71 @@ def test_a_compiled_model_is_steered_or_refused(wrapper, model, tokenizer):
     torch.compiler.reset()
     wrapper.gate_[0].set_params(model=torch.compile(model, backend="eager"))
     assert wrapper.generate(MIXED) == expected
+
+
+def test_activations_that_are_not_finite_are_refused(wrapper, model, tokenizer):
+    token = tokenizer.convert_tokens_to_ids("mat")
+    with torch.no_grad():
+        model.model.embed_tokens.weight[token] = float("inf")
+    wrapper.gate_[-1].activation_source_ = None  # (these are other weights)
+    with pytest.raises(RuntimeError, match="not finite"):
+        wrapper.generate(["kill mat"])
+
+
+def test_continuous_batching_is_refused(wrapper):
+    with wrapper.attach() as steered, pytest.raises(NotImplementedError, match="expected generate"):
+        steered.generate_batch([[1, 2, 3]])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 6])
+def test_a_positional_generation_config_is_checked_too(wrapper, chunk):
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(prefill_chunk_size=chunk, max_new_tokens=3, pad_token_id=0)
+    ids = torch.ones(1, 7, dtype=torch.int64)
+    with (
+        wrapper.attach() as steered,
+        pytest.raises(ValueError, match=f"prefill_chunk_size={chunk}"),
+    ):
+        steered.generate(ids, config)
+
+
+def test_forward_passes_of_callbacks_are_not_taken_for_the_generations_own(wrapper, model):
+    expected, decisions = wrapper.generate(["kill process now"], return_decisions=True)
+    other = wrapper.predict(["boil egg mat"])
+    activations = wrapper.gate_[0].transform(["stop who there"])
+
+    class Nosy:
+        """A streamer that asks the gate about another prompt of the same length."""
+
+        def put(self, value):
+            reader = clone(wrapper.gate_[0]).set_params(store=False)
+            np.testing.assert_array_equal(wrapper.predict(["boil egg mat"]), other)
+            found = reader.transform(["stop who there"])
+            np.testing.assert_allclose(found, activations, atol=1e-6)
+
+        def end(self):
+            self.put(None)
+
+    replies, seen = wrapper.generate(["kill process now"], return_decisions=True, streamer=Nosy())
+    assert replies == expected
+    assert seen["harm_score"][0] == decisions["harm_score"][0]
+
+
+def test_a_scaling_column_transformer_is_refused(model, tokenizer):
+    reader = ActivationTransformer(model, tokenizer=tokenizer, layer=1)
+    columns = ColumnTransformer(
+        [("activations", reader, "prompt")], transformer_weights={"activations": 10.0}
+    )
+    wrapper = SteeringWrapper(make_pipeline(columns, LatentGate()))
+    with pytest.raises(ValueError, match=r"transformer_weights .* by 10\.0; expected 1"):
+        wrapper.fit(pd.DataFrame({"prompt": PROMPTS}), Y)
+
+
+def test_a_plain_forward_needs_a_mask_that_tells_padding(wrapper):
+    ids = torch.ones(2, 4, dtype=torch.int64)
+    with wrapper.attach() as steered, pytest.raises(RuntimeError, match="tells prompts from pad"):
+        steered(ids, attention_mask=torch.zeros(2, 1, 4, 4))
 
 
 def test_several_layers_are_refused(model, tokenizer):
@@ -637,6 +721,25 @@ def test_grid_search_over_strength_with_shots(model, tokenizer):
     assert best.gate_[-1].n_shots_.sum() == 10
     assert best.gate_[0].model is model
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_a_frozen_gate_with_metadata_routing(wrapper, model, tokenizer):
+    gates = (FrozenEstimator(wrapper.gate_[-1]), FrozenEstimator(wrapper.gate_))
+    bare = {"model": model, "tokenizer": tokenizer, "layer": 1}
+    expected = wrapper.generate(MIXED)
+    with config_context(enable_metadata_routing=True):
+        for gate, params in zip(gates, (bare, {}), strict=True):
+            frozen = SteeringWrapper(gate, strength=2.0, generate_kwargs=GREEDY, **params)
+            assert frozen.fit(PROMPTS, Y, language=LANGUAGE).generate(MIXED) == expected
+
+
+def test_a_judge_is_shared_and_shown(model, tokenizer):
+    judge = Words()
+    wrapper = make_wrapper(model, tokenizer, judge=judge)
+    assert clone(wrapper).judge is judge
+    assert copy.deepcopy(wrapper).judge is judge
+    assert "SteeringWrapper" in wrapper._repr_html_()
+    assert "SteeringWrapper" in SteeringWrapper(LatentGate())._repr_html_()
 
 
 def test_language_as_a_column(model, tokenizer):

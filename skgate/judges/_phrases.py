@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
@@ -184,7 +184,7 @@ def _read(path: str | os.PathLike[str], origin: str) -> Any:
 
 
 def _check_language_phrases(items: Any, origin: str) -> list[str]:
-    if isinstance(items, str) or not isinstance(items, Iterable):
+    if isinstance(items, str) or not isinstance(items, Sequence):
         raise TypeError(f"Got {origin}={items!r} but expected a list of phrases.")
     phrases = []
     for i, item in enumerate(items):
