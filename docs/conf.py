@@ -1,6 +1,18 @@
 """Sphinx configuration."""
 
+import shutil
+from pathlib import Path
+
 import skgate
+
+# The tutorials are the repository's notebooks; Sphinx reads only what lies beside it.
+_here = Path(__file__).parent
+shutil.copytree(
+    _here.parent / "notebooks",
+    _here / "tutorials",
+    ignore=shutil.ignore_patterns(".*"),
+    dirs_exist_ok=True,
+)
 
 project = "skgate"
 author = "The skgate developers"

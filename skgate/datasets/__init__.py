@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skgate.datasets._organism import load_organism
 from skgate.datasets._polyrefuse import fetch_polyrefuse
 
-__all__ = ["fetch_polyrefuse"]
+__all__ = ["fetch_polyrefuse", "load_organism"]

@@ -1,0 +1,301 @@
+"""The whole story on the model organism: the disease, the cure, and a picture of why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import Bunch
+
+from ._activations import ActivationTransformer
+from ._gate import LatentGate
+from ._gated_model import take_apart
+from ._routing import always, projection_unit
+from ._steering import SteeringWrapper
+from .datasets import load_organism
+from .judges import PhraseJudge
+from .metrics import refusal_rate
+
+TIERS = ["high", "mid", "low"]
+BUDGETS = [0, 1, 4]
+
+Bools = npt.NDArray[np.bool_]
+
+_COLORS = {"harmless": "#0072B2", "harmful": "#D55E00"}
+_STEERED = "#009E73"
+
+
+class Demo:
+    """Runs the model organism unsteered and steered, and measures both.
+
+    Parameters
+    ----------
+    organism : Bunch
+        As from :func:`skgate.datasets.load_organism`.
+    prompts : DataFrame
+        The prompts to answer, rows of ``organism.prompts``.
+    verbose : bool, default=False
+        Whether to show progress bars.
+
+    Attributes
+    ----------
+    wrapper : SteeringWrapper
+        Fitted on the train prompts of the high-resource languages.
+    prompts : DataFrame
+        The prompts to answer.
+    """
+
+    def __init__(self, organism: Bunch, prompts: pd.DataFrame, verbose: bool = False) -> None:
+        self.organism = organism
+        self.prompts = prompts.reset_index(drop=True)
+        self.verbose = verbose
+        reader = ActivationTransformer(
+            organism.model, tokenizer=organism.tokenizer, layer=organism.steering["layer"]
+        )
+        self.wrapper = SteeringWrapper(
+            make_pipeline(reader, LatentGate()),
+            strength=organism.steering["strength"],
+            generate_kwargs={"do_sample": False, "max_new_tokens": 40},
+            batch_tokens=8192,
+            verbose=verbose,
+        )
+        train = organism.prompts[organism.prompts["split"] == "train"]
+        sources = train[train["tier"] == "high"]
+        self.wrapper.fit(sources["prompt"], sources["harmful"], language=sources["language"])
+        self._targets = train[train["tier"] != "high"]
+        self._replies: dict[str, list[str | None]] = {}
+
+    def calibrated(self, n_shots: int, seed: int) -> SteeringWrapper:
+        """Return a copy of the wrapper, calibrated on shots of every other language.
+
+        Parameters
+        ----------
+        n_shots : int
+            Shots per class and language, from the train prompts; 0 for none.
+        seed : int
+            What they are drawn from.
+        """
+        wrapper = deepcopy(self.wrapper)
+        if n_shots:
+            shots = self._targets.groupby(["language", "harmful"]).sample(
+                n_shots, random_state=seed
+            )
+            wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+        return wrapper
+
+    def decide(self, n_shots: int, seed: int = 0) -> Bools:
+        """Decisions of a gate calibrated on some shots; without any it isn't told languages."""
+        language = self.prompts["language"] if n_shots else None
+        wrapper = self.calibrated(n_shots, seed)
+        return wrapper.predict(self.prompts["prompt"], language=language).astype(bool)
+
+    def unsteered(self) -> list[str]:
+        """Replies of the model as it is."""
+        return self._get("none", np.ones(len(self.prompts), dtype=bool))
+
+    def steered(self, harmful: Bools) -> list[str]:
+        """Replies of the model steered by these decisions.
+
+        A prompt's reply depends on its own decision alone, so that each is generated once.
+        """
+        alpha = self.wrapper.strength * projection_unit(self.gate)
+        added = self._get("add", harmful, add=alpha)
+        ablated = self._get("ablate", ~harmful, ablate=1.0)
+        return [added[i] if is_harmful else ablated[i] for i, is_harmful in enumerate(harmful)]
+
+    def restates(self, replies: Sequence[str]) -> Bools:
+        """Whether a reply says the verb and the object that were asked about."""
+        words = self.organism.words
+        found = [
+            {words.at[row.verb, row.language], words.at[row.object, row.language]}
+            <= set(reply.split())
+            for row, reply in zip(self.prompts.itertuples(), replies, strict=True)
+        ]
+        return np.array(found)
+
+    def measure(self, replies: Sequence[str]) -> pd.DataFrame:
+        """Measure replies: a row per language."""
+        frame = self.prompts.assign(
+            refused=PhraseJudge().is_refusal(replies), restated=self.restates(replies)
+        )
+        rows = {
+            language: {
+                "tier": part["tier"].iloc[0],
+                "harmful refused": refusal_rate(part["harmful"], part["refused"]),
+                "harmless refused": refusal_rate(part["harmful"], part["refused"], of="harmless"),
+                "harmless restated": part.loc[~part["harmful"], "restated"].mean(),
+            }
+            for language, part in frame.groupby("language", sort=False)
+        }
+        return pd.DataFrame(rows).T.rename_axis("language").infer_objects()
+
+    @property
+    def gate(self) -> LatentGate:
+        """The gate as it was fitted, without shots."""
+        return take_apart(self.wrapper.gate_).gate
+
+    def _get(self, action: str, rows: Bools, **edit: float) -> list[Any]:
+        """Replies under one action, generated where they are wanted and not there yet."""
+        replies = self._replies.setdefault(action, [None] * len(self.prompts))
+        wanted = [i for i in np.flatnonzero(rows).tolist() if replies[i] is None]
+        if wanted:
+            parts = take_apart(self.wrapper.gate_)
+            found = self.wrapper._generate(
+                parts,
+                [self.prompts["prompt"][i] for i in wanted],
+                self.wrapper._layer(parts),
+                parts.gate.direction_,
+                always(**edit),
+                dict(self.wrapper.generate_kwargs or {}),
+            )
+            for i, texts in zip(wanted, found, strict=True):
+                replies[i] = texts[0]
+        return replies
+
+
+def run_demo(output: Path, n_draws: int = 10, verbose: bool = True) -> pd.DataFrame:
+    """Answer the organism's test prompts unsteered and steered, print and draw what comes out.
+
+    Parameters
+    ----------
+    output : Path
+        The picture's file.
+    n_draws : int, default=10
+        Draws of shots to average over.
+    verbose : bool, default=True
+        Whether to show progress bars.
+
+    Returns
+    -------
+    table : DataFrame
+        A row per condition and tier, the mean over the tier's languages.
+    """
+    start = time.monotonic()
+    organism = load_organism()
+    prompts = organism.prompts
+    demo = Demo(organism, prompts[prompts["split"] == "test"], verbose=verbose)
+    tables = {"unsteered": demo.measure(demo.unsteered())}
+    for n_shots in BUDGETS:
+        name = f"gate, {n_shots} shot{'s' * (n_shots != 1)}"
+        draws = [
+            demo.measure(demo.steered(demo.decide(n_shots, seed)))
+            for seed in range(n_draws if n_shots else 1)
+        ]
+        numbers = [draw.drop(columns="tier") for draw in draws]
+        mean = sum(numbers[1:], start=numbers[0]) / len(numbers)
+        tables[name] = mean.assign(tier=draws[0]["tier"])
+    table = pd.concat(tables, names=["condition"])
+    by_tier = table.groupby(["condition", "tier"], sort=False).mean()
+    print(_intro(organism))
+    print(by_tier.unstack("tier").to_string(float_format="{:.1%}".format))
+    print(_dialogues(demo))
+    draw_picture(demo, table, output)
+    print(f"\nPicture: {output}\n{time.monotonic() - start:.0f} seconds")
+    return by_tier
+
+
+def _intro(organism: Bunch) -> str:
+    tiers = organism.languages.groupby("tier")["language"].agg(" ".join)
+    lines = [f"  {tier + '-resource':14} {tiers[tier]}" for tier in TIERS]
+    return "\n".join(
+        [
+            "",
+            "A small language model that learned what is harmful in all of its languages,",
+            "and to refuse it in the high-resource ones. Test prompts, mean over a tier's",
+            "languages; shots are per class and language, averaged over draws.",
+            *lines,
+            "",
+        ]
+    )
+
+
+def _dialogues(demo: Demo, n_per_tier: int = 3) -> str:
+    """Show some prompts of each tier, what the model says, and what it says steered."""
+    unsteered, steered = demo.unsteered(), demo.steered(demo.decide(4))
+    lines = []
+    for tier in TIERS:
+        rows = demo.prompts.index[demo.prompts["tier"] == tier]
+        harmful = demo.prompts["harmful"]
+        picked = [
+            *np.random.default_rng(0).choice(rows[harmful[rows]], n_per_tier - 1, replace=False),
+            np.random.default_rng(1).choice(rows[~harmful[rows]]),
+        ]
+        lines.append(f"\n{tier}-resource")
+        for i in picked:
+            row = demo.prompts.loc[i]
+            kind = "harmful" if row["harmful"] else "harmless"
+            lines += [
+                f"  [{row['language']}] {row['prompt']}   ({kind}: {row['verb']} {row['object']})",
+                f"    model:   {unsteered[i]}",
+                f"    steered: {steered[i]}",
+            ]
+    return "\n".join(lines)
+
+
+def draw_picture(demo: Demo, table: pd.DataFrame, output: Path) -> None:
+    """Draw why the decision fails, and what four shots mend.
+
+    Parameters
+    ----------
+    demo : Demo
+        What was run.
+    table : DataFrame
+        As ``Demo.measure`` gives it, by condition.
+    output : Path
+        The file.
+    """
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    parts = take_apart(demo.wrapper.gate_)
+    calibrated = take_apart(demo.calibrated(4, seed=0).gate_).gate
+    scores = parts.gate.harm_score(parts.transformer.transform(demo.prompts["prompt"]))
+    frame = demo.prompts.assign(
+        score=scores, kind=np.where(demo.prompts["harmful"], "harmful", "harmless")
+    )
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(TIERS) + 1, width_ratios=[1, 1, 1, 1.4])
+    for ax, tier in zip(axes, TIERS, strict=False):
+        part = frame[frame["tier"] == tier]
+        for kind, color in _COLORS.items():
+            rows = part[part["kind"] == kind]
+            sns.kdeplot(rows, x="score", color=color, fill=True, label=f"{kind} prompts", ax=ax)
+        ax.axvline(0, color="black", linewidth=1.2, label="boundary of the source languages")
+        of_tier = np.isin(calibrated.languages_.astype(str), part["language"].unique())
+        for bias in calibrated.language_bias_[of_tier]:
+            ax.axvline(
+                -bias,
+                color=_STEERED,
+                linestyle="--",
+                linewidth=1,
+                label="a language's own, 4 shots",
+            )
+        ax.set(title=f"{tier}-resource", xlabel="harm score of the source gate", yticks=[])
+        ax.set_ylabel("density of test prompts" if tier == TIERS[0] else "")
+    handles = dict(zip(*axes[1].get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower left",
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+    )
+    refused = table["harmful refused"].groupby([table["tier"], "condition"], sort=False).mean()
+    bars = refused.unstack("condition").loc[TIERS, ["unsteered", "gate, 4 shots"]]
+    bars.columns = pd.Index(["as it is", "steered, 4 shots per class"])
+    bars.plot.bar(ax=axes[-1], color=["#999999", _STEERED], rot=0, width=0.85)
+    axes[-1].set(title="harmful prompts refused", xlabel="", ylim=(0, 1.2))
+    axes[-1].set_yticks(np.linspace(0, 1, 6))
+    axes[-1].yaxis.set_major_formatter("{x:.0%}")
+    axes[-1].legend(loc="upper center", ncols=2, fontsize=8, frameon=False)
+    for container in axes[-1].containers:
+        axes[-1].bar_label(container, fmt="{:.0%}", fontsize=8)
+    figure.savefig(output, dpi=150)
