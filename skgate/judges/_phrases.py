@@ -47,7 +47,8 @@ class PhraseJudge(BaseEstimator):
     -----
     Shipped are the phrases of en de fr es it nl pl ru zh ja (high-resource), ar ko th el he hi fa
     (mid), am km my si sw yo (low): 15 to 18 for each, more in English. They were written down, not
-    learned or checked by native speakers: read some of your model's replies, and add phrases.
+    learned or checked by native speakers: read some of your model's replies, and add phrases. The
+    invented languages of :func:`skgate.datasets.load_organism` (qaa to qad) are there too.
 
     A phrase is the clause that refuses, such as "I cannot assist with", not the apology or the "As
     an AI" before it, since helpful replies begin like that as well ("I'm sorry to hear that").
