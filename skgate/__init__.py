@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from ._gate import LatentGate
     from ._provenance import ActivationSource
     from ._steering import SteeringWrapper
+    from ._store import ActivationStore
 
 __version__ = version("skgate")
 
 __all__ = [
     "ActivationSource",
+    "ActivationStore",
     "ActivationTransformer",
     "LatentGate",
     "SteeringWrapper",
@@ -31,6 +33,7 @@ __all__ = [
 
 _HOME = {
     "ActivationSource": "._provenance",
+    "ActivationStore": "._store",
     "ActivationTransformer": "._activations",
     "LatentGate": "._gate",
     "SteeringWrapper": "._steering",

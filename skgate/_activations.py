@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Hashable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,14 +17,20 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from tqdm.auto import tqdm
 
 from ._batching import length_batches
-from ._cache import memory_cache
 from ._compat import HasMethods, Interval, Options, StrOptions, _fit_context
-from ._fingerprint import fingerprint_structure, fingerprint_tokenizer, fingerprint_weights
+from ._fingerprint import (
+    digest,
+    fingerprint_structure,
+    fingerprint_tokenizer,
+    fingerprint_weights,
+)
+from ._keepers import Keeper, KeepInMemory, KeepInStore, KeepNothing
 from ._language_model import LanguageModel, find_parts, load_language_model
 from ._live_model import SharesLiveModel
 from ._prompts import EncodedPrompt, PromptFormat, encode_prompts
 from ._provenance import ActivationSource, remember
 from ._residual_stream import is_edited, read_blocks
+from ._store import ActivationStore
 from ._validation import Prompt, check_layers, check_prompts
 
 if TYPE_CHECKING:
@@ -30,6 +38,8 @@ if TYPE_CHECKING:
 
 _BATCH_TOKENS = {"cpu": 512}
 _BATCH_TOKENS_ACCELERATOR = 16_384
+_LOOKED_UP_AT_ONCE = 1024
+_SECONDS_BETWEEN_LOOKS = 0.02
 _POSITIONS = {"last", "instruction", "mean"}
 _OF_MODELS_BY_ID = {"dtype": "auto", "device": "auto", "revision": None, "model_kwargs": None}
 
@@ -42,8 +52,10 @@ class Request:
     index: int | None
 
     @property
-    def key(self) -> Hashable:
-        return self.ids.tobytes(), self.index
+    def key(self) -> bytes:
+        """Name the request in 16 bytes, the same in any process."""
+        text = self.ids.astype("<i8").tobytes() + f" {self.index}".encode()
+        return hashlib.blake2b(text, digest_size=16).digest()
 
 
 class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
@@ -82,12 +94,15 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     batch_tokens : int or "auto", default="auto"
         Tokens per batch, padding included; a longer prompt runs alone. "auto" means 512 on a CPU
         and 16,384 on an accelerator.
-    store : None or False, default=None
-        None keeps activations in memory, one cache of at most 2 GiB for the whole process, the
-        least recently used dropped first. False keeps none.
+    store : None, False, str, path or ActivationStore, default=None
+        Where activations are kept for later calls. None: in memory, in one cache of at most 2 GiB
+        for the whole process, the least recently used dropped first. A folder, or an
+        :class:`ActivationStore`: on disk, instead of in memory, for every process that uses the
+        folder. Each batch is committed when it has been computed. False keeps none.
     cache_layers : "requested", "all" or list of int, default="requested"
         The layers that a forward pass keeps for later. With "all", a grid search over ``layer``
-        sends each distinct prompt through the model once.
+        sends each distinct prompt through the model once; with a folder as ``store`` also when
+        ``n_jobs`` processes share the work.
     dtype : str or torch.dtype, default="auto"
         In which a model given by id is loaded; "auto" takes the checkpoint's own.
     device : str or torch.device, default="auto"
@@ -105,6 +120,7 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
 
     See Also
     --------
+    ActivationStore : Keeps activations on disk.
     LatentGate : Learns from these activations which prompts are harmful.
 
     Notes
@@ -112,10 +128,11 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     With ``h_L(x)`` of shape (n_tokens, d) the output of block ``L`` for prompt ``x``, the result
     is ``h_L(x)[t]`` for the position ``t``, or ``h_L(x).mean(axis=0)``, in float32 [1]_.
 
-    The in-memory cache is keyed by the weights' fingerprint (taken anew at each call, one
-    read of the weights), the adapters' state, configuration, token ids, position and layer. It
-    is bypassed where something may edit what the model computes: forward hooks that are not
-    skgate's, a replaced ``forward``, parametrizations, autocast.
+    Cache and store are keyed by the weights' fingerprint (taken anew at each call, one read of
+    the weights), the adapters' state, configuration, transformers' version, the device's type,
+    token ids, position and layer. They are bypassed where something may edit what the model
+    computes: forward hooks that are not skgate's, a replaced ``forward``, parametrizations,
+    autocast.
 
     In bf16 and fp16, matrix products round differently in batches of different shape: the same
     prompt may differ by about 1 % between batches.
@@ -152,7 +169,7 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
         "system_prompt": [None, str],
         "chat_template_kwargs": [None, dict],
         "batch_tokens": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "store": [None, Options(bool, {False})],
+        "store": [None, Options(bool, {False}), str, os.PathLike, ActivationStore],
         "cache_layers": [StrOptions({"requested", "all"}), "array-like"],
         "dtype": [str, torch.dtype],
         "device": [str, torch.device],
@@ -173,7 +190,7 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
         system_prompt: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         batch_tokens: int | str = "auto",
-        store: bool | None = None,
+        store: bool | str | os.PathLike[str] | ActivationStore | None = None,
         cache_layers: str | Sequence[int] = "requested",
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
@@ -243,6 +260,9 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
             position, or the tokenizer can't format it.
         RuntimeError
             If the model's blocks ignore hooks, as compiled ones do.
+        OSError
+            If the store's folder can't be written to or has no room left. What was committed
+            is kept.
         """
         self._validate_params()
         prompts = check_prompts(X)
@@ -368,33 +388,68 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
         """Activations of distinct requests, shape (n_requests, n_layers, d), cached or computed."""
         layers = self._layers(language_model)
         kept = self._kept_layers(language_model)
-        backbone = language_model.backbone
+        keeper = self._keeper(language_model, weights)
         device = language_model.input_device
-        use_cache = self.store is None and not is_edited(backbone)
-        namespace = (weights, fingerprint_structure(backbone), device.type) if use_cache else None
+        keys = [request.key for request in requests]
         out = np.empty((len(requests), len(layers), language_model.hidden_size), np.float32)
-        missing = []
-        for i, request in enumerate(requests):
-            row = memory_cache.get(namespace, request.key, layers) if use_cache else None
-            if row is None:
-                missing.append(i)
-            else:
-                out[i] = row
+
+        def fetch(wanted: Sequence[int]) -> list[int]:
+            """Fill in what is kept already; return the others."""
+            missing = []
+            for start in range(0, len(wanted), _LOOKED_UP_AT_ONCE):
+                some = wanted[start : start + _LOOKED_UP_AT_ONCE]
+                for i, row in zip(
+                    some, keeper.lookup([keys[i] for i in some], layers), strict=True
+                ):
+                    if row is None:
+                        missing.append(i)
+                    else:
+                        out[i] = row
+            return missing
+
+        missing = fetch(range(len(requests)))
+        if missing:
+            keeper.expect(len(requests) * len(kept), language_model.hidden_size)
         with tqdm(
             total=len(missing), desc="activations", unit="prompt", disable=not self.verbose
         ) as progress:
-            lengths = [len(requests[i].ids) for i in missing]
-            for batch in length_batches(lengths, self._batch_budget(device)):
-                wanted = [missing[j] for j in batch]
-                rows = _forward(language_model, [requests[i] for i in wanted], kept, device=device)
-                for j, i in enumerate(wanted):
-                    out[i] = [rows[layer][j] for layer in layers]
-                    if use_cache:
-                        memory_cache.put(
-                            namespace, requests[i].key, {layer: rows[layer][j] for layer in kept}
-                        )
-                progress.update(len(batch))
+            while missing:
+                others = []  # what other threads or processes are computing
+                lengths = [len(requests[i].ids) for i in missing]
+                for batch in length_batches(lengths, self._batch_budget(device)):
+                    wanted = [missing[j] for j in batch]
+                    with keeper.claim([keys[i] for i in wanted]) as claimed:
+                        others += [wanted[j] for j, ours in enumerate(claimed) if not ours]
+                        free = [wanted[j] for j, ours in enumerate(claimed) if ours]
+                        due = fetch(free)  # the others came in since the last look
+                        if due:
+                            rows = _forward(
+                                language_model, [requests[i] for i in due], kept, device=device
+                            )
+                            out[due] = np.stack([rows[layer] for layer in layers], axis=1)
+                            keeper.insert([keys[i] for i in due], rows)
+                    progress.update(len(free))
+                missing = fetch(others)
+                progress.update(len(others) - len(missing))
+                if missing and len(missing) == len(others):
+                    time.sleep(_SECONDS_BETWEEN_LOOKS)
         return out
+
+    def _keeper(self, language_model: LanguageModel, weights: str) -> Keeper:
+        """Where rows are kept; nowhere while somebody else edits what the model computes."""
+        backbone = language_model.backbone
+        if self.store is False or is_edited(backbone):
+            return KeepNothing()
+        device = language_model.input_device.type
+        namespace = digest(weights, fingerprint_structure(backbone), device)
+        if self.store is None:
+            return KeepInMemory(namespace)
+        store = self.store if isinstance(self.store, ActivationStore) else None
+        return KeepInStore(
+            store or ActivationStore(self.store),  # type: ignore[arg-type]
+            namespace,
+            {"model": language_model.name, "device": device},
+        )
 
     def _batch_budget(self, device: torch.device) -> int:
         if isinstance(self.batch_tokens, str):

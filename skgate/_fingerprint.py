@@ -65,17 +65,19 @@ def fingerprint_structure(module: nn.Module) -> str:
     Returns
     -------
     fingerprint : str
-        32 hexadecimal digits, comparable within one process only.
+        32 hexadecimal digits: the same in any process and from any path, for one version of
+        transformers.
     """
     config: Any = getattr(module, "config", None)
     settings = config.to_dict() if config is not None else {}
+    settings.pop("_name_or_path", None)
     children = [
         (name, type(child).__qualname__, child.extra_repr())
         for name, child in module.named_modules()
     ]
     hasher = hashlib.blake2b(digest_size=16)
     for child in module.modules():  # not saved with the weights, as rotary frequencies
-        for name in child._non_persistent_buffers_set:
+        for name in sorted(child._non_persistent_buffers_set):
             buffer = child._buffers.get(name)
             if buffer is not None and not buffer.is_meta:
                 _update(hasher, buffer.detach())

@@ -624,7 +624,6 @@ def test_bad_prompts(transformer, X, message):
         ({"position": 0}, "'position' parameter"),
         ({"position": -50}, r"position=-50 lies before the start of X\[0\]"),
         ({"batch_tokens": 0}, "'batch_tokens' parameter"),
-        ({"store": "folder"}, "'store' parameter"),
         ({"store": True}, "'store' parameter"),
         ({"tokenizer": None}, "tokenizer=None, but model is a live LlamaForCausalLM"),
         ({"dtype": "bfloat16"}, "dtype='bfloat16' has no effect on a live model"),
