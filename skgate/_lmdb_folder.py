@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,15 +123,15 @@ class Folder:
                 "the folder: its activations will be computed anew."
             ) from error
         except lmdb.Error as error:
-            _forget(self)  # an environment that failed to write is opened anew
-            if isinstance(error, lmdb.DiskError) or any(why in str(error) for why in _NO_ROOM):
-                raise OSError(
-                    errno.ENOSPC,
-                    f"no room left for the activation store ({error}); what was committed is "
-                    "kept. Free space, or prune the store",
-                    self.path,
-                ) from error
-            raise OSError(f"the activation store {self.path!r} failed: {error}") from error
+            _forget(self)  # an environment that failed is opened anew
+            full = isinstance(error, lmdb.DiskError) or any(why in str(error) for why in _NO_ROOM)
+            raise OSError(
+                errno.ENOSPC if full else errno.EIO,
+                f"the activation store failed ({error}) with "
+                f"{shutil.disk_usage(self.path).free:,} bytes free on its disk; what was committed "
+                "is kept. If there is no room left, make some or prune the store, and go on",
+                self.path,
+            ) from error
 
 
 _open: dict[str, Folder] = {}
