@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,19 +25,20 @@ from ._fingerprint import (
     fingerprint_tokenizer,
     fingerprint_weights,
 )
+from ._forward import find_prefix, read_batch
 from ._keepers import Keeper, KeepInMemory, KeepInStore, KeepNothing
 from ._language_model import LanguageModel, find_parts, load_language_model
 from ._live_model import SharesLiveModel
 from ._prompts import EncodedPrompt, PromptFormat, encode_prompts
 from ._provenance import ActivationSource, remember
-from ._residual_stream import is_edited, read_blocks
+from ._residual_stream import is_edited
 from ._store import ActivationStore
 from ._validation import Prompt, check_layers, check_prompts
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
 
-_BATCH_TOKENS = {"cpu": 512}
+_BATCH_TOKENS = {"cpu": 256}
 _BATCH_TOKENS_ACCELERATOR = 16_384
 _LOOKED_UP_AT_ONCE = 1024
 _SECONDS_BETWEEN_LOOKS = 0.02
@@ -62,10 +64,11 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     """Turn prompts into activations of a language model's residual stream.
 
     One truncated forward pass per distinct prompt: the model without its language-model head,
-    stopped after the deepest layer asked for. Prompts are deduplicated, sorted by length and
-    batched by a budget of tokens; the result is in input order and a prompt's activation depends
-    neither on its batch neighbours nor on the tokenizer's padding side (up to rounding; in bf16
-    and fp16 about 1 %, see Notes). The model sees token for token what ``generate`` would see
+    stopped after the deepest layer asked for. What all prompts begin with, as a system prompt, is
+    run once, where the model allows it (see Notes). Prompts are deduplicated, sorted by length
+    and batched by a budget of tokens; the result is in input order and a prompt's activation
+    depends neither on its batch neighbours nor on the tokenizer's padding side (up to rounding; in
+    bf16 and fp16 about 1 %, see Notes). The model sees token for token what ``generate`` would see
     after ``tokenizer.apply_chat_template(..., add_generation_prompt=True)``.
 
     The transformer learns nothing: ``transform`` works without ``fit``.
@@ -92,8 +95,8 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     chat_template_kwargs : dict or None, default=None
         Further arguments of ``tokenizer.apply_chat_template``, such as ``enable_thinking``.
     batch_tokens : int or "auto", default="auto"
-        Tokens per batch, padding included; a longer prompt runs alone. "auto" means 512 on a CPU
-        and 16,384 on an accelerator.
+        Tokens per batch, padding included and the reused beginning not; a longer prompt runs alone.
+        "auto" means 256 on a CPU and 16,384 on an accelerator.
     store : None, False, str, path or ActivationStore, default=None
         Where activations are kept for later calls. None: in memory, in one cache of at most 2 GiB
         for the whole process, the least recently used dropped first. A folder, or an
@@ -116,7 +119,8 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
         Whether an instruction that exceeds the model's context is cut at its end, the text that
         the template puts after it kept. An error otherwise.
     verbose : bool, default=False
-        Whether to show a progress bar.
+        Whether to show a progress bar, and to tell where a model can't reuse what all prompts begin
+        with.
 
     See Also
     --------
@@ -133,6 +137,11 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     token ids, position and layer. They are bypassed where something may edit what the model
     computes: forward hooks that are not skgate's, a replaced ``forward``, parametrizations,
     autocast.
+
+    The keys and values of the tokens that all prompts of a call begin with are computed once and
+    reused for every batch, where that saves work. Whether an architecture then gives the same
+    activations is checked once per model, on the longest and the shortest prompt; where it doesn't,
+    or where something may edit the model, every prompt runs whole.
 
     In bf16 and fp16, matrix products round differently in batches of different shape: the same
     prompt may differ by about 1 % between batches.
@@ -410,12 +419,16 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
         missing = fetch(range(len(requests)))
         if missing:
             keeper.expect(len(requests) * len(kept), language_model.hidden_size)
+        prefix = None
+        if missing and not is_edited(language_model.backbone):
+            prefix = find_prefix(language_model, [requests[i] for i in missing], kept, self._report)
+        shared = prefix.length if prefix is not None else 0
         with tqdm(
             total=len(missing), desc="activations", unit="prompt", disable=not self.verbose
         ) as progress:
             while missing:
                 others = []  # what other threads or processes are computing
-                lengths = [len(requests[i].ids) for i in missing]
+                lengths = [len(requests[i].ids) - shared for i in missing]
                 for batch in length_batches(lengths, self._batch_budget(device)):
                     wanted = [missing[j] for j in batch]
                     with keeper.claim([keys[i] for i in wanted]) as claimed:
@@ -423,8 +436,8 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
                         free = [wanted[j] for j, ours in enumerate(claimed) if ours]
                         due = fetch(free)  # the others came in since the last look
                         if due:
-                            rows = _forward(
-                                language_model, [requests[i] for i in due], kept, device=device
+                            rows = read_batch(
+                                language_model, [requests[i] for i in due], kept, prefix
                             )
                             out[due] = np.stack([rows[layer] for layer in layers], axis=1)
                             keeper.insert([keys[i] for i in due], rows)
@@ -451,6 +464,10 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
             {"model": language_model.name, "device": device},
         )
 
+    def _report(self, message: str) -> None:
+        if self.verbose:
+            tqdm.write(f"activations: {message}", file=sys.stderr)
+
     def _batch_budget(self, device: torch.device) -> int:
         if isinstance(self.batch_tokens, str):
             return _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ACCELERATOR)
@@ -466,31 +483,3 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
         tags.requires_fit = False
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-def _forward(
-    language_model: LanguageModel,
-    requests: list[Request],
-    layers: Sequence[int],
-    device: torch.device,
-) -> dict[int, npt.NDArray[np.float32]]:
-    """Run one right-padded batch; an array of shape (n_requests, d) per layer."""
-    lengths = [len(request.ids) for request in requests]
-    # The padding is masked and comes after every token, so any id will do.
-    input_ids = torch.zeros(len(requests), max(lengths), dtype=torch.int64)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, request in enumerate(requests):
-        input_ids[row, : lengths[row]] = torch.from_numpy(request.ids)
-        attention_mask[row, : lengths[row]] = 1
-    index = None
-    if requests[0].index is not None:
-        index = torch.tensor([request.index for request in requests])
-    rows = read_blocks(
-        language_model.backbone,
-        language_model.blocks,
-        layers,
-        input_ids.to(device),
-        attention_mask.to(device),
-        index,
-    )
-    return {layer: row.numpy() for layer, row in rows.items()}

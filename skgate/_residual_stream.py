@@ -10,13 +10,16 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
+
+if TYPE_CHECKING:
+    from transformers import Cache
 
 _HARMLESS_HOOK_MODULES = (__name__, "transformers.utils.output_capturing")
 
@@ -33,6 +36,8 @@ def read_blocks(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     index: torch.Tensor | None,
+    *,
+    past_key_values: Cache | None = None,
 ) -> dict[int, torch.Tensor]:
     """Run one batch as deep as the deepest of ``layers`` and read one vector per prompt and layer.
 
@@ -48,6 +53,9 @@ def read_blocks(
         Right-padded prompts.
     index : Tensor of shape (n_prompts,) or None
         The token to read in every prompt; None for the mean over the unmasked tokens.
+    past_key_values : Cache or None, default=None
+        Keys and values of tokens that come before every prompt's; those of the prompts are
+        added to it.
 
     Returns
     -------
@@ -69,7 +77,7 @@ def read_blocks(
                 return
             hidden = output[0] if isinstance(output, tuple) else output
             _check_shape(hidden, attention_mask.shape)
-            rows[layer] = _select(hidden, attention_mask, index)
+            rows[layer] = _select(hidden, attention_mask, index)  # a copy: the rest is let go
             if layer == deepest:
                 raise _Stop
 
@@ -78,7 +86,7 @@ def read_blocks(
     handles = [blocks[layer].register_forward_hook(make_hook(layer)) for layer in layers]
     try:
         with eval_mode(backbone), _innermost(rows):
-            backbone(input_ids=input_ids, attention_mask=attention_mask, **_plain_options(backbone))
+            backbone(input_ids=input_ids, **_options(backbone, attention_mask, past_key_values))
     except _Stop:
         pass
     finally:
@@ -90,7 +98,7 @@ def read_blocks(
             f"nothing was read at layer {missing} of {type(backbone).__name__}: the hooks never "
             "fired. Compiled blocks ignore hooks; pass the model as it was before torch.compile."
         )
-    return rows
+    return {layer: row.cpu() for layer, row in rows.items()}
 
 
 class Edit(NamedTuple):
@@ -349,7 +357,7 @@ class _Steering:
                     "The gate's position lies before the start of a prompt; expected a position "
                     "within every prompt."
                 )
-        edit = self.route(_select(hidden, mask, index))
+        edit = self.route(_select(hidden, mask, index).cpu())
         idle = not any(bool(part.any()) for part in edit)
         on_device = Edit(*(part.to(hidden.device, torch.float32) for part in edit))
         return _Routed(on_device, last, prompts.stop, idle)
@@ -394,14 +402,35 @@ def _select(
     if index is None:
         weight = attention_mask.to(hidden.device, torch.float32)
         total = torch.einsum("nt,ntd->nd", weight, hidden.float())
-        return (total / weight.sum(1, keepdim=True)).cpu()
+        return total / weight.sum(1, keepdim=True)
     picked = hidden[torch.arange(len(hidden), device=hidden.device), index.to(hidden.device)]
-    return picked.float().cpu()
+    return picked.float()
 
 
-def _plain_options(backbone: nn.Module) -> dict[str, bool]:
-    """Options that switch off what reading needs not, as far as the backbone takes them."""
-    wanted = {"use_cache": False, "output_hidden_states": False, "output_attentions": False}
+def _options(
+    backbone: nn.Module, attention_mask: torch.Tensor, past_key_values: Cache | None
+) -> dict[str, Any]:
+    """Arguments that continue from given keys and values and switch off what reading needs not.
+
+    As far as the backbone takes them.
+    """
+    wanted: dict[str, Any] = {
+        "attention_mask": attention_mask,
+        "use_cache": past_key_values is not None,
+        "output_hidden_states": False,
+        "output_attentions": False,
+    }
+    if past_key_values is not None:
+        n_prompts, n_tokens = attention_mask.shape
+        n_past = past_key_values.get_seq_length()
+        positions = torch.arange(n_past, n_past + n_tokens, device=attention_mask.device)
+        wanted |= {
+            "attention_mask": torch.cat(
+                [attention_mask.new_ones(n_prompts, n_past), attention_mask], dim=1
+            ),
+            "past_key_values": past_key_values,
+            "position_ids": positions.expand(n_prompts, n_tokens),
+        }
     parameters = inspect.signature(backbone.forward).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return wanted

@@ -62,6 +62,37 @@ def make_model(architecture, n_layers=4, **settings):
         ),
         "bert": (transformers.BertConfig, transformers.BertModel, {}),
         "mpt": (transformers.MptConfig, transformers.MptForCausalLM, {"expansion_ratio": 2}),
+        "bloom": (transformers.BloomConfig, transformers.BloomForCausalLM, {}),
+        "phi3": (transformers.Phi3Config, transformers.Phi3ForCausalLM, {"sliding_window": 4}),
+        "gpt_neo": (
+            transformers.GPTNeoConfig,
+            transformers.GPTNeoForCausalLM,
+            {"attention_types": [[["global", "local"], n_layers // 2]], "window_size": 4},
+        ),
+        "mamba": (transformers.MambaConfig, transformers.MambaForCausalLM, {"state_size": 4}),
+        "jamba": (
+            transformers.JambaConfig,
+            transformers.JambaForCausalLM,
+            {
+                "num_key_value_heads": 1,
+                "attn_layer_period": 2,
+                "attn_layer_offset": 1,
+                "num_experts": 2,
+                "use_mamba_kernels": False,
+            },
+        ),
+        "falcon_h1": (
+            transformers.FalconH1Config,
+            transformers.FalconH1ForCausalLM,
+            {
+                "num_key_value_heads": 1,
+                "head_dim": 8,
+                "mamba_d_ssm": 32,
+                "mamba_n_heads": 4,
+                "mamba_d_head": 8,
+                "mamba_d_state": 8,
+            },
+        ),
     }
     config_class, model_class, extra = configs[architecture]
     known = config_class().to_dict().keys() | set(config_class.attribute_map)

@@ -1,0 +1,255 @@
+"""What all prompts begin with is run once, and nobody can tell from the activations."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from tiny import PROMPTS, WORDS, make_model
+
+from skgate import ActivationTransformer
+from skgate._prefix import compute_prefix, shared_length
+
+CAUSAL = ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox", "gpt_neo", "opt", "mpt", "bloom", "phi3"]
+POSITIONS = ["last", "instruction", "mean", -1, -3]
+SYSTEM = "please stop it now the cat sat on the mat"
+MANY = [f"{prompt} {word}" for prompt in PROMPTS for word in WORDS[:2]]
+
+
+@pytest.fixture(autouse=True)
+def small_models_count_too(monkeypatch):
+    """Reuse prefixes for as few prompts as two."""
+    monkeypatch.setattr("skgate._prefix._COST_OF_A_PASS", {"cpu": 1})
+
+
+@pytest.fixture
+def count_tokens(monkeypatch):
+    """Count the tokens, padding included, of every pass of a model."""
+
+    def start(backbone):
+        passes = []
+        forward = type(backbone).forward
+
+        def counting(self, *args, **kwargs):
+            passes.append(tuple(kwargs["input_ids"].shape))
+            return forward(self, *args, **kwargs)
+
+        monkeypatch.setattr(type(backbone), "forward", counting)
+        return passes
+
+    return start
+
+
+def make(model, tokenizer, **params):
+    params = {"layer": "all", "system_prompt": SYSTEM, "store": False, "verbose": True, **params}
+    return ActivationTransformer(model, tokenizer=tokenizer, **params)
+
+
+def close(actual, expected):
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert np.linalg.norm(actual - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+# Same activations
+
+
+@pytest.mark.parametrize("architecture", CAUSAL)
+@pytest.mark.parametrize("position", POSITIONS)
+def test_equals_every_prompt_on_its_own(architecture, position, tokenizer, capsys, count_tokens):
+    model = make_model(architecture)
+    transformer = make(model, tokenizer, position=position)
+    alone = [transformer.transform([prompt])[0] for prompt in MANY]
+    passes = count_tokens(model.base_model)
+    for _ in range(2):  # while it is checked, and after
+        together = transformer.transform(MANY)
+        for row, expected in zip(together, alone, strict=True):
+            close(row, expected)
+    assert "not reused" not in capsys.readouterr().err
+    assert sum(shape == (1, 14) for shape in passes) == 2  # the prefix, once a call
+
+
+def test_the_rest_of_a_call_changes_nothing(model, tokenizer):
+    transformer = make(model, tokenizer, position="mean")
+    conversation = [{"role": "system", "content": "knock"}, {"role": "user", "content": "egg"}]
+    expected = transformer.transform(MANY)
+    close(transformer.transform([*MANY, conversation])[:-1], expected)
+    close(transformer.transform(MANY[4:8]), expected[4:8])
+
+
+def test_half_precision(tokenizer, capsys):
+    model = make_model("llama")
+    full = make(model, tokenizer, layer=2).transform(MANY)
+    half = make(model.to(torch.bfloat16), tokenizer, layer=2).transform(MANY)
+    assert "not reused" not in capsys.readouterr().err
+    assert np.linalg.norm(half - full) < 0.05 * np.linalg.norm(full)
+
+
+# Less work
+
+
+def test_every_prompt_brings_its_own_tokens_only(model, tokenizer, count_tokens):
+    transformer = make(model, tokenizer)
+    transformer.transform(MANY)  # checks the model
+    passes = count_tokens(model.model)
+    transformer.transform(MANY)
+    n_own = [len(tokenizer.tokenize(prompt)) + 2 for prompt in MANY]
+    assert passes[0] == (1, 14)
+    assert sum(n for n, _ in passes[1:]) == len(MANY)
+    assert max(width for _, width in passes[1:]) == max(n_own)
+
+
+def test_a_token_that_is_read_is_never_in_the_prefix(tokenizer):
+    from skgate._activations import Request
+
+    ids = [np.array([1, 2, 3, 4, 5]), np.array([1, 2, 3, 4, 5, 6])]
+    assert shared_length([Request(i, len(i) - 1) for i in ids]) == 4
+    assert shared_length([Request(i, 2) for i in ids]) == 2
+    assert shared_length([Request(i, None) for i in ids]) == 4
+    assert shared_length([Request(i, len(i) - 1) for i in (*ids, np.array([1, 300, 2]))]) == 1
+    assert shared_length([Request(ids[0], 4)]) == 4
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], [[{"role": "user", "content": "egg"}]], PROMPTS])
+def test_not_where_it_saves_nothing(model, tokenizer, prompts, count_tokens):
+    transformer = make(model, tokenizer, system_prompt=None)  # which leaves two shared tokens
+    passes = count_tokens(model.model)
+    transformer.transform(prompts)
+    assert sum(n for n, _ in passes) == len(prompts)
+
+
+def test_few_prompts_do_not_pay_for_a_pass_of_its_own(model, tokenizer, count_tokens, monkeypatch):
+    monkeypatch.setattr("skgate._prefix._COST_OF_A_PASS", {"cpu": 128})
+    transformer = make(model, tokenizer)
+    passes = count_tokens(model.model)
+    transformer.transform(PROMPTS[:3])
+    assert sum(n for n, _ in passes) == 3
+
+
+def test_no_batch_edits_the_prefix(model, tokenizer):
+    transformer = make(model, tokenizer)
+    language_model = transformer._language_model()
+    prefix = compute_prefix(language_model, np.arange(10), [0, 2])
+    before = [(keys.clone(), values.clone()) for keys, values in prefix.keys_values]
+    cache = prefix.cache(3)
+    for i in range(3):
+        cache.update(torch.ones(3, 2, 1, 8), torch.ones(3, 2, 1, 8), i)
+        cache.layers[i].keys.zero_()
+    for (keys, values), (old_keys, old_values) in zip(prefix.keys_values, before, strict=True):
+        assert torch.equal(keys, old_keys)
+        assert torch.equal(values, old_values)
+    assert len(prefix.keys_values) == 3  # down to the deepest block that is read
+
+
+def test_nothing_but_the_wanted_rows_is_kept(model, tokenizer, monkeypatch):
+    """Peak memory is the model, the result and one batch: blocks' outputs don't pile up."""
+    alive, most, options = [], [], []
+    forward = type(model.model).forward
+
+    def watching(self, *args, **kwargs):
+        options.append(kwargs["output_hidden_states"])
+        return forward(self, *args, **kwargs)
+
+    def note(module, args, output):
+        alive.append(weakref.ref(output))
+        most.append(sum(ref() is not None for ref in alive))
+
+    monkeypatch.setattr(type(model.model), "forward", watching)
+    for block in model.model.layers:
+        block.register_forward_hook(note)
+    gc.collect()
+    make(model, tokenizer, batch_tokens=64).transform(MANY)
+    assert len(most) >= 12
+    assert max(most) <= 2  # a block's input and its output
+    assert not any(options)
+
+
+# Where it can't be done
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [
+        ("bert", "BertModel: it gives other activations"),
+        ("mamba", "MambaModel: "),
+        ("jamba", "JambaModel: "),
+        ("falcon_h1", "FalconH1Model: "),
+    ],
+)
+def test_falls_back_and_says_so(architecture, reason, tokenizer, capsys, count_tokens):
+    model = make_model(architecture)
+    transformer = make(model, tokenizer)
+    alone = [transformer.transform([prompt])[0] for prompt in MANY]
+    capsys.readouterr()
+    first = transformer.transform(MANY)
+    message = capsys.readouterr().err
+    assert "activations: the 14 tokens that all prompts begin with are not reused with" in message
+    assert reason in message
+    passes = count_tokens(model.base_model)
+    again = transformer.transform(MANY)
+    assert reason in capsys.readouterr().err
+    assert sum(n for n, _ in passes) == len(MANY)  # not tried a second time
+    for rows in (first, again):
+        for row, expected in zip(rows, alone, strict=True):
+            close(row, expected)
+
+
+def test_rotary_frequencies_that_depend_on_the_length(tokenizer, capsys):
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    model = make_model("llama", rope_parameters=rope)
+    make(model, tokenizer).transform(MANY)
+    assert "LlamaModel: its rotary frequencies depend on the prompt" in capsys.readouterr().err
+
+
+def test_a_wrong_result_is_noticed(model, tokenizer, capsys, monkeypatch):
+    forward = type(model.model).forward
+
+    def stretched(self, *args, position_ids=None, **kwargs):
+        if position_ids is not None:
+            position_ids = 2 * position_ids
+        return forward(self, *args, position_ids=position_ids, **kwargs)
+
+    transformer = make(model, tokenizer)
+    expected = transformer.transform(MANY)
+    monkeypatch.setattr("skgate._prefix._verdicts", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(type(model.model), "forward", stretched)
+    close(transformer.transform(MANY), expected)
+    assert "gives other activations" in capsys.readouterr().err
+
+
+def test_not_under_somebody_elses_hooks(model, tokenizer, count_tokens):
+    """Who edits the last token of every pass would edit the prefix's last token too."""
+
+    def edit(module, args, output):
+        output = output.clone()
+        output[:, -1] += 1
+        return output
+
+    transformer = make(model, tokenizer)
+    transformer.transform(MANY)
+    model.model.layers[0].register_forward_hook(edit)
+    passes = count_tokens(model.model)
+    transformer.transform(MANY)
+    assert sum(n for n, _ in passes) == len(MANY)
+
+
+def test_prompts_of_one_length_leave_padding_unchecked(model, tokenizer):
+    """So the next call checks again."""
+    from skgate._prefix import verdict
+
+    transformer = make(model, tokenizer)
+    transformer.transform(["knock", "egg", "cat"])
+    assert verdict(model.model) is None
+    transformer.transform(MANY)
+    assert verdict(model.model) == ""
+
+
+def test_a_failure_that_is_no_architectures_is_raised(model, tokenizer, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ValueError("no memory left")
+
+    monkeypatch.setattr(model.model.layers[1].mlp, "forward", broken)
+    with pytest.raises(ValueError, match="no memory left"):
+        make(model, tokenizer).transform(MANY)
