@@ -43,6 +43,14 @@ def run(code, *args):
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
 
 
+@pytest.fixture(autouse=True)
+def uncounted_afterwards(monkeypatch):
+    """Undo what CountingTransformer does to the model's class."""
+    from transformers import LlamaModel
+
+    monkeypatch.setattr(LlamaModel, "forward", LlamaModel.forward)
+
+
 @pytest.fixture
 def store(tmp_path):
     return ActivationStore(tmp_path / "store")
