@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def length_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def length_batches(lengths: Sequence[int], budget: int, *, padding: bool = True) -> list[list[int]]:
     """Split prompts into batches, the longest first.
 
     Parameters
@@ -14,6 +14,8 @@ def length_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
         Tokens of each prompt.
     budget : int
         Tokens per batch, padding included; a longer prompt is a batch of its own.
+    padding : bool, default=True
+        Whether prompts of different length may be in one batch.
 
     Returns
     -------
@@ -22,7 +24,9 @@ def length_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
+        longest = lengths[batches[-1][0]] if batches else 0
+        full = not batches or (len(batches[-1]) + 1) * longest > budget
+        if full or (longest != lengths[i] and not padding):
             batches.append([])
         batches[-1].append(i)
     return batches

@@ -24,6 +24,7 @@ from ._compat import HasMethods, Interval, StrOptions, _fit_context
 from ._gated_model import GatedModel, assemble, take_apart
 from ._generation import check_decoding, check_own_inputs, generate_batch
 from ._live_model import SharesLiveModel
+from ._padding import left_padding_is_exact
 from ._residual_stream import Route, eval_mode, steer_block
 from ._routing import Router, always, projection_unit
 from ._steered_model import Attachment
@@ -97,6 +98,9 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
 
         harmful:   h <- h + lambda * projection_gap_ * v   at the final prompt token and after
         harmless:  h <- h - (h . v) v                      at every token
+
+    Prompts of different length are batched with left padding where the model takes it without
+    effect, which is checked once; otherwise only prompts of equal length share a batch.
 
     The arithmetic is in float32, whatever the model's precision. Given the same decisions, batch
     and float32, the text is that of extracting, deciding and generating in turn.
@@ -573,7 +577,11 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
             ) as progress,
             eval_mode(language_model.backbone),
         ):
-            for batch in length_batches(lengths, budget):
+            long, short = (requests[lengths.index(pick(lengths))] for pick in (max, min))
+            padding = len(long.ids) == len(short.ids) or left_padding_is_exact(
+                language_model, layer, long, short, options
+            )
+            for batch in length_batches(lengths, budget, padding=padding):
                 with steer_block(
                     language_model.stack,
                     language_model.blocks[layer],

@@ -299,6 +299,23 @@ def test_verbose_shows_progress(wrapper, capsys):
     assert not capsys.readouterr().err
 
 
+def test_a_model_that_left_padding_disturbs_gets_batches_of_equal_length(tokenizer, monkeypatch):
+    """GPT-2 without position ids: a padded prompt is another prompt to it."""
+    model = make_telling_model("gpt2", tokenizer)
+    wrapper = make_wrapper(model, tokenizer, strength=1.0).fit(PROMPTS, Y)
+    prepare = type(model).prepare_inputs_for_generation
+
+    def without_positions(self, *args, **kwargs):
+        return {**prepare(self, *args, **kwargs), "position_ids": None}
+
+    monkeypatch.setattr(type(model), "prepare_inputs_for_generation", without_positions)
+    alone = [wrapper.generate([prompt], return_decisions=True) for prompt in MIXED]
+    replies, decisions = wrapper.generate(MIXED, return_decisions=True)
+    expected = [one["harm_score"][0] for _, one in alone]
+    np.testing.assert_allclose(decisions["harm_score"], expected, atol=1e-5)
+    assert replies == [reply for (reply,), _ in alone]
+
+
 def test_each_prompt_has_its_own_language(wrapper):
     wrapper.partial_fit(PROMPTS[10:20], 1 - Y[10:20], language="sw")  # the labels turned round
     one = [

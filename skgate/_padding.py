@@ -1,0 +1,78 @@
+"""Whether a model takes left padding as ``generate`` needs it: without any effect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from ._forward import read_batch
+from ._generation import generate_batch
+from ._prefix import differ
+from ._residual_stream import Edit, steer_block
+
+if TYPE_CHECKING:
+    from ._activations import Request
+    from ._language_model import LanguageModel
+
+_exact: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
+
+
+def left_padding_is_exact(
+    language_model: LanguageModel,
+    layer: int,
+    long: Request,
+    short: Request,
+    options: Mapping[str, Any],
+) -> bool:
+    """Compare what a prompt's activation is alone and left-padded in ``generate``, once per model.
+
+    Recurrent models, and some with learned positions, let padding into the prompts.
+
+    Parameters
+    ----------
+    language_model : LanguageModel
+        A causal model.
+    layer : int
+        The layer to compare at.
+    long, short : Request
+        Prompts of different length.
+    options : mapping
+        Arguments of ``model.generate``; ``use_cache`` counts.
+
+    Returns
+    -------
+    exact : bool
+        Whether they are equal up to rounding.
+    """
+    known = _exact.setdefault(language_model.backbone, {})
+    use_cache = options.get("use_cache")
+    if use_cache not in known:
+        padded: list[torch.Tensor] = []
+
+        def record(rows: torch.Tensor) -> Edit:
+            padded.append(rows)
+            return Edit(torch.zeros(len(rows)), torch.zeros(len(rows)))
+
+        settings = {"max_new_tokens": 1, "do_sample": False}
+        if use_cache is not None:
+            settings["use_cache"] = use_cache
+        with steer_block(
+            language_model.stack,
+            language_model.blocks[layer],
+            torch.zeros(language_model.hidden_size),
+            record,
+            width=len(long.ids),
+        ):
+            generate_batch(
+                language_model, [long.ids, short.ids], language_model.input_device, settings
+            )
+        last = type(short)(short.ids, len(short.ids) - 1)
+        alone = read_batch(language_model, [last], [layer], None)[layer][0]
+        dtype = next(language_model.backbone.parameters()).dtype
+        exact = dtype in (torch.float32, torch.float64)
+        known[use_cache] = not differ(padded[0][1].numpy(), alone, exact)
+    return known[use_cache]
