@@ -275,7 +275,7 @@ def draw_picture(demo: Demo, table: pd.DataFrame, output: Path) -> None:
                 color=_STEERED,
                 linestyle="--",
                 linewidth=1,
-                label="a language's own, 4 shots",
+                label="a language's own boundary",
             )
         ax.set(title=f"{tier}-resource", xlabel="harm score of the source gate", yticks=[])
         ax.set_ylabel("density of test prompts" if tier == TIERS[0] else "")
