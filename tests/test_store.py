@@ -285,14 +285,14 @@ def test_kill_at_any_moment_loses_no_committed_row_and_gives_no_wrong_one(store)
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # readline() must not read ahead: communicate() wouldn't see it
         )
         first = writer.stdout.readline()
         time.sleep(rng.uniform(0, 0.06))
         writer.send_signal(signal.SIGKILL)
         rest, error = writer.communicate(timeout=60)
         assert writer.returncode == -signal.SIGKILL, error
-        acknowledged = 1 + max(map(int, [first, *rest.split("\n")[:-1]]))
+        acknowledged = 1 + max(map(int, [first, *rest.split(b"\n")[:-1]]))
         n_acknowledged += acknowledged
         for batch in range(acknowledged + 2):
             found = store.lookup(NAMESPACE, prompts_of(seed, batch), LAYERS)
