@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from . import datasets, judges, metrics
     from ._activations import ActivationTransformer
     from ._gate import LatentGate
+    from ._operating_point import OperatingPoint
     from ._provenance import ActivationSource
     from ._steering import SteeringWrapper
     from ._store import ActivationStore
@@ -25,6 +26,7 @@ __all__ = [
     "ActivationStore",
     "ActivationTransformer",
     "LatentGate",
+    "OperatingPoint",
     "SteeringWrapper",
     "datasets",
     "judges",
@@ -36,6 +38,7 @@ _HOME = {
     "ActivationStore": "._store",
     "ActivationTransformer": "._activations",
     "LatentGate": "._gate",
+    "OperatingPoint": "._operating_point",
     "SteeringWrapper": "._steering",
 }
 

@@ -264,7 +264,7 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
             Prompts, as the gate's pipeline takes them.
         language : str or array-like of str of shape (n_prompts,), default=None
             Languages of the prompts, one for all or one each, unless they are a column of
-            ``prompts``. None: the pooled source's boundary.
+            ``prompts``. None: as the gate's ``unknown_language`` has it.
         return_decisions : bool, default=False
             Whether to return the gate's decisions too.
         **generate_kwargs : dict
@@ -276,7 +276,8 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         replies : list of str, or list of list of str with several return sequences
             In the order of the prompts, without special tokens.
         decisions : DataFrame of length n_prompts, if ``return_decisions``
-            Columns ``language``, ``harmful`` (bool), ``harm_score`` (greater than 0 means
+            Columns ``language`` (as given, or as the gate detected it; None if it is none that
+            the gate knows), ``harmful`` (bool), ``harm_score`` (greater than 0 means
             harmful), ``action`` ("add", "ablate" or "none") and ``gate_version``, a hash of the
             fitted gate.
 
@@ -309,7 +310,7 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         language : str or None, default=None
-            The language of all prompts. None: the pooled source's boundary.
+            The language of all prompts. None: as the gate's ``unknown_language`` has it.
 
         Yields
         ------

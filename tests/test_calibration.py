@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from skgate import LatentGate
-from skgate._calibration import ClassStatistics, balanced_f1_threshold, learn_shift_prior, snap
+from skgate._threshold_rule import balanced_f1_threshold, snap
 
 exhaustive = settings(
     max_examples=300,
@@ -331,19 +331,6 @@ def test_sources_far_apart_do_not_spoil_shrinkage(shift):
     gate.partial_fit(drawn[2][0][:16], drawn[2][1][:16], language="sw")
     for name, (rows, labels) in zip(["de", "en", "sw"], drawn, strict=True):
         assert gate.score(rows, labels, language=name) > 0.75
-
-
-def test_the_prior_alone_puts_the_boundary_between_the_class_means():
-    rng = np.random.default_rng(9)
-    scores = rng.normal(size=60) + 4 * np.tile([0, 1], 30)
-    harmful, weight = np.tile([False, True], 30), np.ones(60)
-    language = np.repeat(["a", "b", "c"], 20).astype(object)
-    prior = learn_shift_prior(scores + 50, harmful, weight, language)
-    nothing = ClassStatistics.of(scores[:0], harmful[:0], weight[:0])
-    assert 51 < prior.boundary(nothing) < 53
-    one_source = learn_shift_prior(scores, harmful, weight, None)
-    threshold = balanced_f1_threshold(scores, harmful, weight)
-    assert one_source.boundary(nothing) == pytest.approx(threshold, rel=1e-9)
 
 
 def test_equal_rows_get_equal_scores_to_the_threshold_rule():

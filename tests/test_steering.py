@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from tiny import make_model
 
 from skgate import ActivationTransformer, LatentGate, SteeringWrapper
+from skgate._calibrator import Calibration
 
 HARMLESS, HARMFUL = ["boil", "stop", "sat"], ["kill", "ran", "away"]
 THINGS = ["egg", "process now", "mat", "there the cat", "who"]
@@ -804,7 +805,8 @@ def test_select_layer_ablates_one_layer_at_a_time(wrapper, model, tokenizer):
     for layer, rate in zip(table["layer"], table["refusal_rate"], strict=True):
         other = make_wrapper(model, tokenizer, layer=layer).fit(PROMPTS, Y, language=LANGUAGE)
         everything = other.set_params(on_harmful=None)
-        everything.gate_[-1]._readouts[None] = everything.gate_[-1]._readouts[None].lowered(1e9)
+        gate = everything.gate_[-1].set_params(unknown_language="source")
+        gate._calibrations[None] = Calibration(gate._calibrator.zero_shot.lowered(1e9))
         replies = everything.generate(PROMPTS[20:])
         assert rate == np.mean(["then" in reply for reply in replies])
 
