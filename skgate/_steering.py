@@ -383,12 +383,9 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         """
         from .metrics import refusal_selectivity
 
-        parts = self._fitted()
-        items, languages = _split(parts, X, language)
-        replies, _ = self._answer(parts, items, languages, self._options({}))
-        refused = self._judged(items, replies, languages)
+        refused, languages = self._refusals(X, language, {})
         return refusal_selectivity(
-            y, refused, language=languages, pos_label=parts.gate.harmful_label_
+            y, refused, language=languages, pos_label=self._fitted().gate.harmful_label_
         )
 
     def select_layer(
@@ -600,6 +597,21 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
                     replies[i] = found
                 progress.update(len(batch))
         return replies
+
+    def _refusals(
+        self, X: Any, language: Any, generate_kwargs: Mapping[str, Any], *, steered: bool = True
+    ) -> tuple[npt.NDArray[np.bool_], Rows | None]:
+        """Which prompts the model refuses, steered or as it is, and their languages."""
+        self._validate_params()
+        parts = self._fitted() if steered else self._parts()
+        items, languages = _split(parts, X, language)
+        options = self._options(generate_kwargs)
+        if steered:
+            replies, _ = self._answer(parts, items, languages, options)
+        else:
+            nowhere = np.zeros(_causal(parts).hidden_size)
+            replies = self._generate(parts, items, 0, nowhere, always(), options)
+        return self._judged(items, replies, languages), languages
 
     def _judged(
         self, prompts: list[Prompt], replies: Replies, languages: Rows | None

@@ -1,0 +1,7 @@
+"""Pictures of what a gate sees and a model does; matplotlib is imported when they are drawn."""
+
+from __future__ import annotations
+
+from skgate.inspection._refusal_gap import RefusalGapDisplay
+
+__all__ = ["RefusalGapDisplay"]

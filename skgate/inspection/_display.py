@@ -1,0 +1,165 @@
+"""What the Displays share: a table behind the picture, and panels side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+_SMALL = 9  # points
+_INCHES_PER_COLUMN = 2.9  # of a legend
+
+
+class PanelDisplay:
+    """A picture of a table, in one panel or several.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The numbers to draw. Without a column ``model``, they are those of one model.
+    """
+
+    _columns: ClassVar[tuple[str, ...]]
+
+    frame_: pd.DataFrame
+    figure_: Any
+    axes_: Any
+    ax_: Axes
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame_ = _check_frame(frame, self._columns)
+        self._container: Figure | SubFigure | None = None
+
+    @property
+    def _models(self) -> list[str]:
+        return list(self.frame_["model"].unique())
+
+    def _of(self, model: str) -> pd.DataFrame:
+        return self.frame_[self.frame_["model"] == model]
+
+    def _open(
+        self,
+        ax: Any,
+        n_panels: int,
+        *,
+        columns: int,
+        size: tuple[float, float],
+        sharex: Any = False,
+        sharey: Any = False,
+    ) -> list[Axes]:
+        """Find or make the panels, row by row; ``size`` is that of a whole figure, in inches."""
+        rows = -(-n_panels // columns)
+        self._container = None
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            self._container = plt.figure(figsize=size, layout="constrained")
+        elif not hasattr(ax, "get_subplotspec"):
+            axes = _check_axes(ax, n_panels)
+        elif n_panels == 1:
+            axes = [ax]
+        else:
+            self._container = _divide(ax, n_panels)
+        if self._container is not None:
+            grid = self._container.subplots(
+                rows, columns, sharex=sharex, sharey=sharey, squeeze=False
+            )
+            axes = list(grid.flat)
+            for unused in axes[n_panels:]:
+                unused.remove()
+            axes = axes[:n_panels]
+        self.axes_ = np.empty(n_panels, dtype=object)
+        self.axes_[:] = axes
+        self.ax_, self.figure_ = axes[0], _root(axes[0])
+        return axes
+
+    @property
+    def _has_margins(self) -> bool:
+        """Whether there is room around the panels."""
+        return self._container is not None
+
+    def _entitle(self, title: str, names: Sequence[str]) -> None:
+        """Put the title over the picture, and each name over its panel, if there are several."""
+        if len(names) == 1:
+            self.ax_.set_title(title)
+            return
+        for ax, name in zip(self.axes_, names, strict=False):
+            ax.set_title(fill(name, 28), fontsize=_SMALL + 1)
+        if self._container is not None:
+            self._container.suptitle(title)
+
+    def _explain(self, handles: Sequence[Artist], columns: int = 2) -> None:
+        """Put the legend below the panels, or, where there's no room, into the last one."""
+        if self._container is None:
+            self.axes_[-1].legend(handles=handles, loc="best", fontsize=_SMALL - 1)
+            return
+        width = self._container.bbox.width / self._container.dpi
+        self._container.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=columns if width >= _INCHES_PER_COLUMN * columns else 1,
+            fontsize=_SMALL,
+            frameon=False,
+        )
+
+
+def _check_frame(frame: Any, columns: tuple[str, ...]) -> pd.DataFrame:
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"Got frame of type {type(frame).__name__} but expected a DataFrame.")
+    missing = [column for column in columns if column not in frame]
+    if missing or frame.empty:
+        found = f"{len(frame)} rows with the columns {list(frame.columns)}"
+        raise ValueError(
+            f"Got a frame of {found} but expected at least one row, with the columns "
+            f"{list(columns)}."
+        )
+    frame = frame.reset_index(drop=True)
+    if "model" not in frame:
+        frame.insert(0, "model", "model")
+    return frame
+
+
+def _divide(ax: Axes, n_panels: int) -> SubFigure:
+    """Put a figure of its own in the place of an Axes."""
+    if not ax.axison:
+        raise ValueError(
+            "The ax was divided into panels by a plot before: expected an unused Axes, or "
+            "ax=display.axes_ to draw into the same panels."
+        )
+    place = ax.get_subplotspec()
+    if place is None:
+        raise ValueError(
+            f"Got an ax without a place in a grid, but there are {n_panels} panels to draw: "
+            "expected an Axes as plt.subplots makes them, or an array of one for each panel."
+        )
+    ax.set_axis_off()
+    figure = ax.figure.add_subfigure(place)
+    if figure.get_layout_engine() is None:
+        figure.subplots_adjust(bottom=0.25, top=0.8)
+    return figure
+
+
+def _root(ax: Axes) -> Any:
+    """Return the whole figure that an Axes is in."""
+    figure = ax.figure
+    while figure is not figure.figure:
+        figure = figure.figure
+    return figure
+
+
+def _check_axes(ax: Any, n_panels: int) -> list[Axes]:
+    axes = list(np.asarray(ax, dtype=object).flat)
+    if len(axes) != n_panels or not all(hasattr(one, "get_subplotspec") for one in axes):
+        raise ValueError(
+            f"Got ax={ax!r:.100} but expected an Axes, or an array of {n_panels}, one for each "
+            "panel."
+        )
+    return axes

@@ -1,0 +1,35 @@
+"""Colours, lines and words that the Displays have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+
+HARMFUL, HARMLESS = "harmful", "harmless"
+
+# Kinds of prompts differ in colour, hatch and line.
+HATCHES = {HARMFUL: "", HARMLESS: "////"}
+DASHES = {HARMFUL: "-", HARMLESS: "--"}
+
+_PLACES = {HARMFUL: 3, HARMLESS: 0, "own": 2}
+
+
+def color(name: str) -> Any:
+    """Return the colour of a kind of prompts, or of a language's own boundary."""
+    import seaborn as sns
+
+    return sns.color_palette("colorblind")[_PLACES[name]]
+
+
+def percent(axis: Axis) -> None:
+    """Write the shares along an axis, from 0 to 1, as percentages."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1.0))
+
+
+def group_title(name: str) -> str:
+    """Name a tier or a language in full."""
+    return f"{name}-resource" if name in ("high", "mid", "low") else name
