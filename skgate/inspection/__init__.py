@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skgate.inspection._projection import ProjectionDisplay
 from skgate.inspection._refusal_gap import RefusalGapDisplay
 
-__all__ = ["RefusalGapDisplay"]
+__all__ = ["ProjectionDisplay", "RefusalGapDisplay"]

@@ -11,7 +11,7 @@ HARMFUL, HARMLESS = "harmful", "harmless"
 
 # Kinds of prompts differ in colour, hatch and line.
 HATCHES = {HARMFUL: "", HARMLESS: "////"}
-DASHES = {HARMFUL: "-", HARMLESS: "--"}
+DASHES: dict[str, Any] = {HARMFUL: "-", HARMLESS: "--"}
 
 _PLACES = {HARMFUL: 3, HARMLESS: 0, "own": 2}
 
