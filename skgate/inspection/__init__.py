@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from skgate.inspection._projection import ProjectionDisplay
 from skgate.inspection._refusal_gap import RefusalGapDisplay
+from skgate.inspection._separability import SeparabilityDisplay
 
-__all__ = ["ProjectionDisplay", "RefusalGapDisplay"]
+__all__ = ["ProjectionDisplay", "RefusalGapDisplay", "SeparabilityDisplay"]
