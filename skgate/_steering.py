@@ -447,6 +447,7 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         language: Any = None,
         *,
         strengths: Sequence[float] | None = None,
+        is_garbled: Callable[[list[str]], Any] | None = None,
         **generate_kwargs: Any,
     ) -> pd.DataFrame:
         """Measure refusals against the steering strength, every prompt steered, no gate.
@@ -459,13 +460,18 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
             Their languages, for a rate per language.
         strengths : sequence of float or None, default=None
             Strengths to try; None is 0 to 3 in steps of 0.25 (arXiv:2606.01196).
+        is_garbled : callable or None, default=None
+            Tells which replies are garbled: takes a list of them, in the order of the prompts,
+            and gives a bool for each. Too much strength breaks a model's language; what that
+            looks like depends on the model.
         **generate_kwargs : dict
             Arguments of the model's ``generate``.
 
         Returns
         -------
         table : DataFrame
-            Columns ``strength``, ``language`` (if known) and ``refusal_rate``.
+            Columns ``strength``, ``language`` (if known), ``refusal_rate`` and, with
+            ``is_garbled``, ``garbled_rate``.
         """
         self._validate_params()
         parts = self._fitted()
@@ -484,12 +490,15 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
                 always(add=strength * projection_unit(parts.gate)),
                 self._options(generate_kwargs),
             )
-            refused = self._judged(items, replies, languages)
-            table = pd.DataFrame({"strength": float(strength), "refusal_rate": refused})
+            table = pd.DataFrame({"strength": float(strength)}, index=range(len(items)))
             if languages is not None:
-                table.insert(1, "language", languages)
-            by = list(table.columns[:-1])
-            tables.append(table.groupby(by)["refusal_rate"].mean().reset_index())
+                table["language"] = languages
+            by = list(table)
+            table["refusal_rate"] = self._judged(items, replies, languages)
+            if is_garbled is not None:
+                garbled = is_garbled([texts[0] for texts in replies])
+                table["garbled_rate"] = _one_bool_each(garbled, len(items))
+            tables.append(table.groupby(by).mean().reset_index())
         return pd.concat(tables, ignore_index=True)
 
     @property
@@ -603,15 +612,22 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
     ) -> tuple[npt.NDArray[np.bool_], Rows | None]:
         """Which prompts the model refuses, steered or as it is, and their languages."""
         self._validate_params()
-        parts = self._fitted() if steered else self._parts()
+        parts = self._fitted()
         items, languages = _split(parts, X, language)
         options = self._options(generate_kwargs)
-        if steered:
-            replies, _ = self._answer(parts, items, languages, options)
-        else:
-            nowhere = np.zeros(_causal(parts).hidden_size)
-            replies = self._generate(parts, items, 0, nowhere, always(), options)
+        if not steered:
+            return self._unsteered_refusals(items, languages, options), languages
+        replies, _ = self._answer(parts, items, languages, options)
         return self._judged(items, replies, languages), languages
+
+    def _unsteered_refusals(
+        self, prompts: list[Prompt], languages: Rows | None, options: dict[str, Any]
+    ) -> npt.NDArray[np.bool_]:
+        """Which prompts the model refuses as it is; the gate need not be fitted."""
+        parts = self._parts()
+        nowhere = np.zeros(_causal(parts).hidden_size)
+        replies = self._generate(parts, prompts, 0, nowhere, always(), options)
+        return self._judged(prompts, replies, languages)
 
     def _judged(
         self, prompts: list[Prompt], replies: Replies, languages: Rows | None
@@ -704,6 +720,17 @@ def _split(
         X = X[parts.prompt_column]
     prompts = check_prompts(X, "prompts")
     return prompts, None if language is None else check_language(language, len(prompts))
+
+
+def _one_bool_each(values: Any, n_replies: int) -> npt.NDArray[np.bool_]:
+    """Check what a user's ``is_garbled`` gave."""
+    found = np.asarray(values)
+    if found.shape != (n_replies,) or not np.isin(found, (0, 1)).all():
+        raise ValueError(
+            f"is_garbled gave {values!r:.100} of shape {found.shape}; expected True or False for "
+            f"each of the {n_replies} replies."
+        )
+    return found.astype(bool)
 
 
 def _for_batch(options: dict[str, Any], batch: list[int]) -> dict[str, Any]:

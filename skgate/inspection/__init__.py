@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from skgate.inspection._layer_sweep import LayerSweepDisplay
 from skgate.inspection._projection import ProjectionDisplay
 from skgate.inspection._refusal_gap import RefusalGapDisplay
 from skgate.inspection._separability import SeparabilityDisplay
+from skgate.inspection._strength_sweep import StrengthSweepDisplay
 
-__all__ = ["ProjectionDisplay", "RefusalGapDisplay", "SeparabilityDisplay"]
+__all__ = [
+    "LayerSweepDisplay",
+    "ProjectionDisplay",
+    "RefusalGapDisplay",
+    "SeparabilityDisplay",
+    "StrengthSweepDisplay",
+]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import ceil
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+
+from skgate.inspection._estimators import by_name
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 _SMALL = 9  # points
-_INCHES_PER_COLUMN = 2.9  # of a legend
+_INCHES_PER_LETTER = 0.075  # of a legend
 
 
 class PanelDisplay:
@@ -86,6 +89,11 @@ class PanelDisplay:
         """Whether there is room around the panels."""
         return self._container is not None
 
+    def _as_shares(self, panel: Axes, bottom: float = 0.0) -> None:
+        """Give a panel an axis of percentages, with room for a legend where it must go inside."""
+        panel.set(ylabel="", ylim=(bottom, 1.12 if self._has_margins else 1.5))
+        panel.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+
     def _entitle(self, title: str, names: Sequence[str]) -> None:
         """Put the title over the picture, and each name over its panel, if there are several."""
         if len(names) == 1:
@@ -96,19 +104,44 @@ class PanelDisplay:
         if self._container is not None:
             self._container.suptitle(title)
 
-    def _explain(self, handles: Sequence[Artist], columns: int = 2) -> None:
+    def _explain(self, handles: Sequence[Artist]) -> None:
         """Put the legend below the panels, or, where there's no room, into the last one."""
         if self._container is None:
             self.axes_[-1].legend(handles=handles, loc="best", fontsize=_SMALL - 1)
             return
         width = self._container.bbox.width / self._container.dpi
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        rows = ceil(len(handles) / max(1, int(width / (0.7 + _INCHES_PER_LETTER * longest))))
         self._container.legend(
             handles=handles,
             loc="outside lower center",
-            ncols=columns if width >= _INCHES_PER_COLUMN * columns else 1,
+            ncols=ceil(len(handles) / rows),
             fontsize=_SMALL,
             frameon=False,
         )
+
+
+def stack_tables(table: Any) -> pd.DataFrame:
+    """Put the tables of several models, by name, below each other; one alone is returned."""
+    if not isinstance(table, Mapping):
+        return table
+    named = by_name(table, "table")
+    for name, one in named.items():
+        if not isinstance(one, pd.DataFrame):
+            raise TypeError(
+                f"Got table[{name!r}] of type {type(one).__name__} but expected a DataFrame."
+            )
+    tables = [one.assign(model=name) for name, one in named.items()]
+    frame = pd.concat(tables, ignore_index=True)
+    return frame[["model", *frame.columns.drop("model")]]
+
+
+def check_shares(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Make sure that the columns, where they are, hold numbers from 0 to 1."""
+    for column in columns:
+        if column in frame and not frame[column].dropna().between(0, 1).all():
+            values = frame[column].tolist()
+            raise ValueError(f"Got {column}={values!r:.100} but expected numbers from 0 to 1.")
 
 
 def _check_frame(frame: Any, columns: tuple[str, ...]) -> pd.DataFrame:

@@ -45,6 +45,44 @@ def group_languages(
     return {language: tiers[language] if by == "tier" else language for language in found}
 
 
+def average_groups(
+    frame: pd.DataFrame,
+    along: str,
+    measures: list[str],
+    by: str,
+    tier: Mapping[str, str] | None,
+) -> pd.DataFrame:
+    """Average measures over the languages of each tier, or keep them by language.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns ``model``, ``along``, the measures and perhaps ``language``; without it, or with
+        ``tier`` already, nothing is averaged.
+    along : str
+        What the measures are drawn against.
+    measures : list of str
+        Columns to average.
+    by, tier
+        As in :func:`group_languages`.
+
+    Returns
+    -------
+    frame : DataFrame
+        Sorted as it is drawn.
+    """
+    if "language" not in frame:
+        return frame
+    groups = group_languages(frame["language"], by, tier)
+    order = list(dict.fromkeys(groups.values()))
+    frame = frame.assign(**{by: pd.Categorical(frame["language"].map(groups), order)})
+    keys = ["model", by, along]
+    averages = frame.groupby(keys, sort=False, observed=True)[measures].mean().reset_index()
+    models = pd.Categorical(averages["model"], frame["model"].unique())
+    averages = averages.assign(model=models).sort_values(keys, ignore_index=True)
+    return averages.astype({"model": object, by: object})
+
+
 def group_column(frame: pd.DataFrame) -> str | None:
     """Return the column that a table is grouped by: tier, else language, else none."""
     return next((column for column in ("tier", "language") if column in frame), None)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from skgate.inspection._display import PanelDisplay
 from skgate.inspection._estimators import by_name
 from skgate.inspection._groups import group_column, group_languages
-from skgate.inspection._style import HARMFUL, HARMLESS, HATCHES, color, group_title, percent
+from skgate.inspection._style import HARMFUL, HARMLESS, HATCHES, color, group_title
 from skgate.metrics import language_report
 
 if TYPE_CHECKING:
@@ -242,9 +242,8 @@ class RefusalGapDisplay(PanelDisplay):
                 for bar in bars.patches:
                     bar.set(hatch=HATCHES[kind], edgecolor="white")
                 panel.bar_label(bars, fmt=lambda rate: f"{100 * rate:.0f}", fontsize=8, padding=1)
-            top = 1.12 if self._has_margins else 1.5  # (with a legend above the bars)
-            panel.set(xlabel="", ylabel="", ylim=(0, top), yticks=[0, 0.25, 0.5, 0.75, 1])
-            percent(panel.yaxis)
+            self._as_shares(panel)
+            panel.set_xlabel("")
             panel.set_xticks(
                 range(len(groups)), [group_title(name).replace("-", "-\n") for name in groups]
             )

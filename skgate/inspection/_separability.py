@@ -354,7 +354,7 @@ class SeparabilityDisplay(PanelDisplay):
         self._entitle("How well does the harm direction\ntell harmful from harmless?", panels)
         if frame["weak"].any():
             label = f"the model refuses less than {self.weak_below:.0%} of harmful prompts"
-            self._explain([Patch(fill=False, edgecolor=edge, linewidth=1.8, label=label)], 1)
+            self._explain([Patch(fill=False, edgecolor=edge, linewidth=1.8, label=label)])
         return self
 
 

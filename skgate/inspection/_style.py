@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from matplotlib.axis import Axis
+from typing import Any
 
 HARMFUL, HARMLESS = "harmful", "harmless"
 
@@ -21,13 +18,6 @@ def color(name: str) -> Any:
     import seaborn as sns
 
     return sns.color_palette("colorblind")[_PLACES[name]]
-
-
-def percent(axis: Axis) -> None:
-    """Write the shares along an axis, from 0 to 1, as percentages."""
-    from matplotlib.ticker import PercentFormatter
-
-    axis.set_major_formatter(PercentFormatter(1.0))
 
 
 def group_title(name: str) -> str:

@@ -41,7 +41,7 @@ def wrapper(organism, sources):
     wrapper = SteeringWrapper(
         make_pipeline(reader, LatentGate(unknown_language="error")),
         strength=organism.steering["strength"],
-        generate_kwargs={"do_sample": False, "max_new_tokens": 12},
+        generate_kwargs={"do_sample": False, "max_new_tokens": 24},
     )
     return wrapper.fit(sources["prompt"], sources["harmful"], language=sources["language"])
 
