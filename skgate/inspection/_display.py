@@ -79,6 +79,8 @@ class PanelDisplay:
             for unused in axes[n_panels:]:
                 unused.remove()
             axes = axes[:n_panels]
+            for lowest in axes[-columns:]:
+                lowest.xaxis.set_tick_params(labelbottom=True)
         self.axes_ = np.empty(n_panels, dtype=object)
         self.axes_[:] = axes
         self.ax_, self.figure_ = axes[0], _root(axes[0])

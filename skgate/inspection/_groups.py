@@ -47,7 +47,7 @@ def group_languages(
 
 def average_groups(
     frame: pd.DataFrame,
-    along: str,
+    along: list[str],
     measures: list[str],
     by: str,
     tier: Mapping[str, str] | None,
@@ -57,10 +57,10 @@ def average_groups(
     Parameters
     ----------
     frame : DataFrame
-        Columns ``model``, ``along``, the measures and perhaps ``language``; without it, or with
-        ``tier`` already, nothing is averaged.
-    along : str
-        What the measures are drawn against.
+        Columns ``model``, those of ``along``, the measures and perhaps ``language``; without it
+        nothing is averaged.
+    along : list of str
+        What the measures are drawn against, and what is kept apart beside it.
     measures : list of str
         Columns to average.
     by, tier
@@ -76,7 +76,7 @@ def average_groups(
     groups = group_languages(frame["language"], by, tier)
     order = list(dict.fromkeys(groups.values()))
     frame = frame.assign(**{by: pd.Categorical(frame["language"].map(groups), order)})
-    keys = ["model", by, along]
+    keys = ["model", by, *along]
     averages = frame.groupby(keys, sort=False, observed=True)[measures].mean().reset_index()
     models = pd.Categorical(averages["model"], frame["model"].unique())
     averages = averages.assign(model=models).sort_values(keys, ignore_index=True)

@@ -237,7 +237,7 @@ class RefusalGapDisplay(PanelDisplay):
                 legend=False,
                 ax=panel,
             )
-            containers = cast("list[BarContainer]", panel.containers)
+            containers = cast("list[BarContainer]", panel.containers[-2:])
             for bars, kind in zip(containers, (HARMFUL, HARMLESS), strict=True):
                 for bar in bars.patches:
                     bar.set(hatch=HATCHES[kind], edgecolor="white")

@@ -150,7 +150,7 @@ class StrengthSweepDisplay(PanelDisplay):
         """
         display = cls(stack_tables(table))
         measures = [name for name in _MEASURES if name in display.frame_]
-        display.frame_ = average_groups(display.frame_, "strength", measures, by, tier)
+        display.frame_ = average_groups(display.frame_, ["strength"], measures, by, tier)
         return display.plot(ax)
 
     def plot(self, ax: Any = None) -> StrengthSweepDisplay:
@@ -203,7 +203,7 @@ class StrengthSweepDisplay(PanelDisplay):
             panel.set_xlabel("steering strength (projection gaps)")
         self._entitle("How strongly should the model be steered?", models)
         if groups:
-            handles = axes[0].get_lines()
+            handles = axes[0].get_lines()[-len(groups) :]
             for line, group in zip(handles, groups, strict=True):
                 line.set_label(group_title(group))
             self._explain(handles)
