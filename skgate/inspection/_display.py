@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 _SMALL = 9  # points
-_INCHES_PER_LETTER = 0.075  # of a legend
+_INCHES_PER_LETTER = 0.07  # of a legend
 
 
 class PanelDisplay:
@@ -113,7 +113,7 @@ class PanelDisplay:
             return
         width = self._container.bbox.width / self._container.dpi
         longest = max(len(str(handle.get_label())) for handle in handles)
-        rows = ceil(len(handles) / max(1, int(width / (0.7 + _INCHES_PER_LETTER * longest))))
+        rows = ceil(len(handles) / max(1, int(width / (0.6 + _INCHES_PER_LETTER * longest))))
         self._container.legend(
             handles=handles,
             loc="outside lower center",
