@@ -383,9 +383,11 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         """
         from .metrics import refusal_selectivity
 
-        refused, languages = self._refusals(X, language, {})
         return refusal_selectivity(
-            y, refused, language=languages, pos_label=self._fitted().gate.harmful_label_
+            y,
+            self._refusals(X, language, {}),
+            language=self._languages(X, language),
+            pos_label=self._fitted().gate.harmful_label_,
         )
 
     def select_layer(
@@ -607,18 +609,22 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
                 progress.update(len(batch))
         return replies
 
+    def _languages(self, X: Any, language: Any) -> Rows | None:
+        """Languages of prompts, from either place, if they are known."""
+        return _split(self._fitted(), X, language)[1]
+
     def _refusals(
         self, X: Any, language: Any, generate_kwargs: Mapping[str, Any], *, steered: bool = True
-    ) -> tuple[npt.NDArray[np.bool_], Rows | None]:
-        """Which prompts the model refuses, steered or as it is, and their languages."""
+    ) -> npt.NDArray[np.bool_]:
+        """Which prompts the model refuses, steered or as it is."""
         self._validate_params()
         parts = self._fitted()
         items, languages = _split(parts, X, language)
         options = self._options(generate_kwargs)
         if not steered:
-            return self._unsteered_refusals(items, languages, options), languages
+            return self._unsteered_refusals(items, languages, options)
         replies, _ = self._answer(parts, items, languages, options)
-        return self._judged(items, replies, languages), languages
+        return self._judged(items, replies, languages)
 
     def _unsteered_refusals(
         self, prompts: list[Prompt], languages: Rows | None, options: dict[str, Any]

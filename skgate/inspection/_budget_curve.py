@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from skgate._gate import LatentGate
 from skgate.inspection._display import PanelDisplay, check_shares, stack_tables
 from skgate.inspection._estimators import by_name, open_gate, take_rows
-from skgate.inspection._groups import average_groups, group_column
+from skgate.inspection._groups import average_groups, group_column, group_languages
 from skgate.inspection._style import group_title
 from skgate.metrics._checks import check_same_length, one_per_row
 from skgate.metrics._language_report import decision_measures
@@ -179,14 +179,15 @@ class BudgetCurveDisplay(PanelDisplay):
             one class only or is not in the pool.
         """
         sizes = _check_budgets(budgets, n_draws)
+        _choose_metric(metric, list(_METRICS), interval)
+        seeds = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=n_draws)
         tables = {}
-        rng = check_random_state(random_state)
-        seeds = rng.randint(np.iinfo(np.int32).max, size=n_draws)
         for name, one in by_name(estimator).items():
             gate, X, language = open_gate(one, X_pool, language_pool)
             pool = _check_rows("pool", X, language, y_pool)
             _, X, language = open_gate(one, X_test, language_test)
             test = _check_rows("test", X, language, y_test)
+            group_languages(test.language, by, tier)
             tables[name] = _sweep(gate, pool, test, sizes, seeds)
         return cls.from_predictions(
             tables, by=by, tier=tier, metric=metric, interval=interval, ax=ax
@@ -253,11 +254,7 @@ class BudgetCurveDisplay(PanelDisplay):
         import seaborn as sns
         from matplotlib.lines import Line2D
 
-        metric = self._metrics[0] if metric is None else metric
-        if metric not in self._metrics:
-            raise ValueError(f"Got metric={metric!r} but expected one of {self._metrics}.")
-        if not 0 < interval <= 100:
-            raise ValueError(f"Got interval={interval!r} but expected a percentage up to 100.")
+        metric = _choose_metric(metric, self._metrics, interval)
         models, by = self._models, group_column(self.frame_)
         groups = [_ALL] if by is None else list(self.frame_[by].unique())
         looks = {
@@ -320,6 +317,15 @@ def _check_budgets(budgets: Any, n_draws: Any) -> list[int]:
     if not isinstance(n_draws, Integral) or int(n_draws) < 1:
         raise ValueError(f"Got n_draws={n_draws!r} but expected 1 or more.")
     return sorted(int(size) for size in sizes)
+
+
+def _choose_metric(metric: str | None, known: list[str], interval: float) -> str:
+    if not 0 < interval <= 100:
+        raise ValueError(f"Got interval={interval!r} but expected a percentage up to 100.")
+    metric = known[0] if metric is None else metric
+    if metric not in known:
+        raise ValueError(f"Got metric={metric!r} but expected one of {known}.")
+    return metric
 
 
 def _check_rows(part: str, X: Any, language: Any, y: ArrayLike) -> _Rows:

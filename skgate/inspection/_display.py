@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from skgate.inspection._estimators import by_name
+from skgate.inspection._style import HARMFUL, HARMLESS
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -146,6 +147,16 @@ def check_shares(frame: pd.DataFrame, columns: Sequence[str]) -> None:
             raise ValueError(f"Got {column}={values!r:.100} but expected numbers from 0 to 1.")
 
 
+def check_kinds(frame: pd.DataFrame) -> None:
+    """Make sure that the column ``prompts`` tells harmful from harmless ones."""
+    unknown = set(frame["prompts"]) - {HARMFUL, HARMLESS}
+    if unknown:
+        raise ValueError(
+            f"Got {sorted(unknown, key=repr)} in the column 'prompts' but expected 'harmful' or "
+            "'harmless'."
+        )
+
+
 def _check_frame(frame: Any, columns: tuple[str, ...]) -> pd.DataFrame:
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(f"Got frame of type {type(frame).__name__} but expected a DataFrame.")
@@ -159,7 +170,7 @@ def _check_frame(frame: Any, columns: tuple[str, ...]) -> pd.DataFrame:
     frame = frame.reset_index(drop=True)
     if "model" not in frame:
         frame.insert(0, "model", "model")
-    return frame
+    return frame.astype({"model": str}).astype({"model": object})
 
 
 def _divide(ax: Axes, n_panels: int) -> SubFigure:

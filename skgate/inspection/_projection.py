@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from skgate._gate import LatentGate
 from skgate._validation import check_language
-from skgate.inspection._display import PanelDisplay
+from skgate.inspection._display import PanelDisplay, check_kinds
 from skgate.inspection._estimators import OpenedGate, by_name, open_gate
 from skgate.inspection._groups import group_column, group_languages
 from skgate.inspection._style import DASHES, HARMFUL, HARMLESS, color, group_title
@@ -90,6 +90,7 @@ class ProjectionDisplay(PanelDisplay):
 
     def __init__(self, frame: pd.DataFrame, *, score_name: str = "harm score") -> None:
         super().__init__(frame)
+        check_kinds(self.frame_)
         self.score_name = score_name
 
     @classmethod
@@ -321,7 +322,7 @@ def _source_score(gate: LatentGate, X: Any) -> npt.NDArray[np.float64]:
 def _find_thresholds(opened: OpenedGate, source: npt.NDArray[np.float64]) -> dict[str, float]:
     """Where on the source's score the own score of each calibrated language crosses 0."""
     gate, X, languages = opened
-    if languages is None:
+    if languages is None or np.ptp(source) == 0:
         return {}
     thresholds, nowhere = {}, []
     for name in sorted(set(languages) & set(gate.languages_)):

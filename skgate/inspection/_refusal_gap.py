@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from skgate.inspection._display import PanelDisplay
+from skgate.inspection._display import PanelDisplay, check_kinds, check_shares
 from skgate.inspection._estimators import by_name
 from skgate.inspection._groups import group_column, group_languages
 from skgate.inspection._style import HARMFUL, HARMLESS, HATCHES, color, group_title
 from skgate.metrics import language_report
+from skgate.metrics._checks import check_same_length, one_per_row
 
 if TYPE_CHECKING:
     from matplotlib.container import BarContainer
@@ -73,6 +74,11 @@ class RefusalGapDisplay(PanelDisplay):
 
     _columns: ClassVar = ("prompts", "refusal_rate")
 
+    def __init__(self, frame: pd.DataFrame) -> None:
+        super().__init__(frame)
+        check_kinds(self.frame_)
+        check_shares(self.frame_, ["refusal_rate"])
+
     @classmethod
     def from_estimator(
         cls,
@@ -120,19 +126,21 @@ class RefusalGapDisplay(PanelDisplay):
         """
         single = not isinstance(estimator, Mapping | list | tuple)
         wrappers = by_name(estimator)
-        if single:
-            wrapper = next(iter(wrappers.values()))
-            wrappers = {"as it is": wrapper, "steered": wrapper}
-        refused = {}
-        languages = None
-        for name, wrapper in wrappers.items():
-            steered = not single or name == "steered"
-            refused[name], languages = wrapper._refusals(
-                X, language, generate_kwargs, steered=steered
-            )
+        first = next(iter(wrappers.values()))
+        languages = first._languages(X, language)
         if languages is None:
             raise ValueError("Got language=None but expected the language of each prompt.")
-        label = wrapper._fitted().gate.harmful_label_
+        # What can be wrong is told before the model runs.
+        group_languages(languages, by, tier)
+        check_same_length({"X": languages, "y": one_per_row("y", y)})
+        runs = {name: (wrapper, True) for name, wrapper in wrappers.items()}
+        if single:
+            runs = {"as it is": (first, False), "steered": (first, True)}
+        refused = {
+            name: wrapper._refusals(X, language, generate_kwargs, steered=steered)
+            for name, (wrapper, steered) in runs.items()
+        }
+        label = first._fitted().gate.harmful_label_
         return cls.from_predictions(
             y, refused, language=languages, by=by, tier=tier, pos_label=label, ax=ax
         )

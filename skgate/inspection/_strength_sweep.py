@@ -9,7 +9,7 @@ import pandas as pd
 
 from skgate.inspection._display import PanelDisplay, check_shares, stack_tables
 from skgate.inspection._estimators import by_name
-from skgate.inspection._groups import average_groups, group_column
+from skgate.inspection._groups import average_groups, group_column, group_languages
 from skgate.inspection._style import group_title
 
 _MEASURES = {"refusal_rate": "harmful prompts refused", "garbled_rate": "replies garbled"}
@@ -42,6 +42,11 @@ class StrengthSweepDisplay(PanelDisplay):
     See Also
     --------
     skgate.SteeringWrapper.select_strength : Measures the rates.
+
+    Notes
+    -----
+    Strengths are in units of the gate's ``projection_gap_``, about the way from harmless to
+    harmful prompts along its direction. Every prompt is steered, no gate decides.
 
     Examples
     --------
@@ -112,11 +117,15 @@ class StrengthSweepDisplay(PanelDisplay):
         display : StrengthSweepDisplay
             The drawn display.
         """
+        wrappers = by_name(estimator)
+        languages = next(iter(wrappers.values()))._languages(X, language)
+        if languages is not None:
+            group_languages(languages, by, tier)  # what is wrong is told before the model runs
         tables = {
             name: wrapper.select_strength(
                 X, language, strengths=strengths, is_garbled=is_garbled, **generate_kwargs
             )
-            for name, wrapper in by_name(estimator).items()
+            for name, wrapper in wrappers.items()
         }
         return cls.from_predictions(tables, by=by, tier=tier, ax=ax)
 
@@ -200,7 +209,7 @@ class StrengthSweepDisplay(PanelDisplay):
             panel.set_ylabel(_MEASURES[measure] if model == models[0] else "")
             sns.despine(ax=panel)
         for panel in axes[-len(models) :]:
-            panel.set_xlabel("steering strength (projection gaps)")
+            panel.set_xlabel("steering strength (1: from harmless to harmful)")
         self._entitle("How strongly should the model be steered?", models)
         if groups:
             handles = axes[0].get_lines()[-len(groups) :]

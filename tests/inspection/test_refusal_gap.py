@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from skgate.inspection import RefusalGapDisplay
@@ -126,10 +127,18 @@ def test_several_wrappers(wrapper, prompts):
     assert display.frame_["refusal_rate"].max() == 0
 
 
-def test_bad_input(wrapper, prompts):
+def test_what_is_wrong_is_told_before_the_model_runs(wrapper, prompts, monkeypatch):
     few = prompts("test", 1, languages=["en"])
+    monkeypatch.setattr(type(wrapper), "_generate", lambda *args: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match=r"no tier of the languages \['qla'\]"):
+        RefusalGapDisplay.from_estimator(wrapper, few["prompt"], few["harmful"], language="qla")
+    with pytest.raises(ValueError, match=r"\{'X': 2, 'y': 3\}"):
+        RefusalGapDisplay.from_estimator(wrapper, few["prompt"], [1, 0, 1], language="en")
     with pytest.raises(ValueError, match="language=None but expected"):
         RefusalGapDisplay.from_estimator(wrapper, few["prompt"], few["harmful"])
+
+
+def test_bad_input():
     with pytest.raises(ValueError, match=r"no tier of the languages \['xx'\]"):
         RefusalGapDisplay.from_predictions(Y, BEFORE, language=["xx"] * 16)
     with pytest.raises(ValueError, match="by='family' but expected 'tier' or 'language'"):
@@ -140,6 +149,10 @@ def test_bad_input(wrapper, prompts):
         RefusalGapDisplay.from_predictions(Y, {}, language=LANGUAGE)
     with pytest.raises(ValueError, match=r"refused\[0\]=2"):
         RefusalGapDisplay.from_predictions(Y, [2] * 16, language=LANGUAGE)
+    with pytest.raises(ValueError, match=r"\['bad'\] in the column 'prompts'"):
+        RefusalGapDisplay(pd.DataFrame({"prompts": ["bad"], "refusal_rate": [0.5]}))
+    with pytest.raises(ValueError, match=r"refusal_rate=\[50\]"):
+        RefusalGapDisplay(pd.DataFrame({"prompts": ["harmful"], "refusal_rate": [50]}))
     frame = RefusalGapDisplay.from_predictions(Y, BEFORE, language=LANGUAGE).frame_
     with pytest.raises(ValueError, match="expected 'tier' or 'language' among them"):
         RefusalGapDisplay(frame.drop(columns="tier")).plot()

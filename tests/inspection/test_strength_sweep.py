@@ -95,6 +95,13 @@ def test_from_wrapper(wrapper, prompts, tier):
     assert rates.loc[("high", 4.0), "refusal_rate"] == 0
 
 
+def test_what_is_wrong_is_told_before_the_model_runs(wrapper, prompts, monkeypatch):
+    few = prompts("val", 1, languages=["en"])
+    monkeypatch.setattr(type(wrapper), "_generate", lambda *args: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match=r"no tier of the languages \['qla'\]"):
+        StrengthSweepDisplay.from_estimator(wrapper, few["prompt"], language="qla")
+
+
 def test_bad_input(wrapper, prompts):
     few = prompts("val", 1, languages=["en"])
     with pytest.raises(ValueError, match=r"is_garbled gave \[True\].* each of the 2 replies"):
