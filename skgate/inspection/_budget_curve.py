@@ -228,7 +228,13 @@ class BudgetCurveDisplay(PanelDisplay):
             The drawn display.
         """
         display = cls(stack_tables(table))
-        along = ["budget", "draw"] if "draw" in display.frame_ else ["budget"]
+        along = [name for name in ("budget", "draw") if name in display.frame_]
+        keys = [name for name in ("model", "language", *along) if name in display.frame_]
+        if "language" in keys and display.frame_.duplicated(keys).any():
+            raise ValueError(
+                f"Got several rows of the same {', '.join(keys)} in table, but expected one, with "
+                "the draws of shots told apart by a column 'draw'."
+            )
         display.frame_ = average_groups(display.frame_, along, display._metrics, by, tier)
         return display.plot(ax, metric=metric, interval=interval)
 
@@ -295,8 +301,9 @@ class BudgetCurveDisplay(PanelDisplay):
             panel.set_ylabel(_METRICS[metric])
         for panel in axes[-columns:]:
             panel.set_xlabel("examples per class")
+        names = [group_title(name) for name in groups]
         title = "How many examples does a language need?"
-        self._entitle(title, [group_title(name) for name in groups])
+        self._entitle(title if len(names) > 1 else f"{title}\n({names[0]})", names)
         handles = [
             Line2D([], [], color=color, marker=marker, linestyle=dashes, label=model, **sizes)
             for model, color, marker, dashes in zip(models, *looks.values(), strict=True)

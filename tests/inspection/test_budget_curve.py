@@ -214,3 +214,8 @@ def test_bad_input():
         draw(fit(), interval=0)
     with pytest.raises(ValueError, match=r"expected one of .*'f1'"):
         BudgetCurveDisplay.from_predictions(pd.DataFrame({"budget": [1]}))
+    twice = pd.DataFrame({"budget": [1, 1], "language": "en", "f1": [0.5, 0.6]})
+    with pytest.raises(ValueError, match="told apart by a column 'draw'"):
+        BudgetCurveDisplay.from_predictions(twice)
+    with pytest.raises(ValueError, match=r"no tier of the languages \['qq'\]"):
+        draw(fit(), activations(1, ("qq",)), activations(2, ("qq",)))
