@@ -384,12 +384,11 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         """
         from .metrics import refusal_selectivity
 
-        parts = self._fitted()
-        items, languages = _split(parts, X, language)
-        replies, _ = self._answer(parts, items, languages, self._options({}))
-        refused = self._judged(items, replies, languages)
         return refusal_selectivity(
-            y, refused, language=languages, pos_label=parts.gate.harmful_label_
+            y,
+            self._refusals(X, language, {}),
+            language=self._languages(X, language),
+            pos_label=self._fitted().gate.harmful_label_,
         )
 
     def select_layer(
@@ -451,6 +450,7 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         language: Any = None,
         *,
         strengths: Sequence[float] | None = None,
+        is_garbled: Callable[[list[str]], Any] | None = None,
         **generate_kwargs: Any,
     ) -> pd.DataFrame:
         """Measure refusals against the steering strength, every prompt steered, no gate.
@@ -463,13 +463,18 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
             Their languages, for a rate per language.
         strengths : sequence of float or None, default=None
             Strengths to try; None is 0 to 3 in steps of 0.25 (arXiv:2606.01196).
+        is_garbled : callable or None, default=None
+            Tells which replies are garbled: takes a list of them, in the order of the prompts,
+            and gives a bool for each. Too much strength breaks a model's language; what that
+            looks like depends on the model.
         **generate_kwargs : dict
             Arguments of the model's ``generate``.
 
         Returns
         -------
         table : DataFrame
-            Columns ``strength``, ``language`` (if known) and ``refusal_rate``.
+            Columns ``strength``, ``language`` (if known), ``refusal_rate`` and, with
+            ``is_garbled``, ``garbled_rate``.
         """
         self._validate_params()
         parts = self._fitted()
@@ -488,12 +493,15 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
                 always(add=strength * projection_unit(parts.gate)),
                 self._options(generate_kwargs),
             )
-            refused = self._judged(items, replies, languages)
-            table = pd.DataFrame({"strength": float(strength), "refusal_rate": refused})
+            table = pd.DataFrame({"strength": float(strength)}, index=range(len(items)))
             if languages is not None:
-                table.insert(1, "language", languages)
-            by = list(table.columns[:-1])
-            tables.append(table.groupby(by)["refusal_rate"].mean().reset_index())
+                table["language"] = languages
+            by = list(table)
+            table["refusal_rate"] = self._judged(items, replies, languages)
+            if is_garbled is not None:
+                garbled = is_garbled([texts[0] for texts in replies])
+                table["garbled_rate"] = _one_bool_each(garbled, len(items))
+            tables.append(table.groupby(by).mean().reset_index())
         return pd.concat(tables, ignore_index=True)
 
     @property
@@ -602,6 +610,32 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
                 progress.update(len(batch))
         return replies
 
+    def _languages(self, X: Any, language: Any) -> Rows | None:
+        """Languages of prompts, from either place, if they are known."""
+        return _split(self._fitted(), X, language)[1]
+
+    def _refusals(
+        self, X: Any, language: Any, generate_kwargs: Mapping[str, Any], *, steered: bool = True
+    ) -> npt.NDArray[np.bool_]:
+        """Which prompts the model refuses, steered or as it is."""
+        self._validate_params()
+        parts = self._fitted()
+        items, languages = _split(parts, X, language)
+        options = self._options(generate_kwargs)
+        if not steered:
+            return self._unsteered_refusals(items, languages, options)
+        replies, _ = self._answer(parts, items, languages, options)
+        return self._judged(items, replies, languages)
+
+    def _unsteered_refusals(
+        self, prompts: list[Prompt], languages: Rows | None, options: dict[str, Any]
+    ) -> npt.NDArray[np.bool_]:
+        """Which prompts the model refuses as it is; the gate need not be fitted."""
+        parts = self._parts()
+        nowhere = np.zeros(_causal(parts).hidden_size)
+        replies = self._generate(parts, prompts, 0, nowhere, always(), options)
+        return self._judged(prompts, replies, languages)
+
     def _judged(
         self, prompts: list[Prompt], replies: Replies, languages: Rows | None
     ) -> npt.NDArray[np.bool_]:
@@ -693,6 +727,17 @@ def _split(
         X = X[parts.prompt_column]
     prompts = check_prompts(X, "prompts")
     return prompts, None if language is None else check_language(language, len(prompts))
+
+
+def _one_bool_each(values: Any, n_replies: int) -> npt.NDArray[np.bool_]:
+    """Check what a user's ``is_garbled`` gave."""
+    found = np.asarray(values)
+    if found.shape != (n_replies,) or not np.isin(found, (0, 1)).all():
+        raise ValueError(
+            f"is_garbled gave {values!r:.100} of shape {found.shape}; expected True or False for "
+            f"each of the {n_replies} replies."
+        )
+    return found.astype(bool)
 
 
 def _for_batch(options: dict[str, Any], batch: list[int]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from tiny import CHAT_TEMPLATE, WORDS, make_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 @pytest.fixture(scope="session")

@@ -822,3 +822,19 @@ def test_select_strength_steers_everything(wrapper):
         row = table[(table["strength"] == 0) & (table["language"] == name)]
         assert row["refusal_rate"].item() == refused[name == LANGUAGE].mean()
     assert len(wrapper.select_strength(PROMPTS[:2])) == 13
+
+
+def test_select_strength_counts_garbled_replies(wrapper):
+    table = wrapper.select_strength(
+        PROMPTS[:4],
+        language=["de", "en", "de", "en"],
+        strengths=[0.0, 1.0],
+        is_garbled=lambda replies: [i < 2 or i == 3 for i in range(len(replies))],
+    )
+    assert list(table) == ["strength", "language", "refusal_rate", "garbled_rate"]
+    assert table["garbled_rate"].tolist() == [0.5, 1, 0.5, 1]
+    for wrong in ([True], [2, 0, 0, 0], None):
+        with pytest.raises(ValueError, match="expected True or False for each of the 4 replies"):
+            wrapper.select_strength(
+                PROMPTS[:4], strengths=[0.0], is_garbled=lambda replies, wrong=wrong: wrong
+            )
