@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import datasets, judges, metrics
+    from . import datasets, distributed, judges, metrics
     from ._activations import ActivationTransformer
     from ._gate import LatentGate
     from ._provenance import ActivationSource
@@ -27,6 +27,7 @@ __all__ = [
     "LatentGate",
     "SteeringWrapper",
     "datasets",
+    "distributed",
     "judges",
     "metrics",
 ]
