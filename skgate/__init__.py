@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import datasets, inspection, judges, metrics
+    from . import datasets, distributed, inspection, judges, metrics
     from ._activations import ActivationTransformer
     from ._gate import LatentGate
     from ._operating_point import OperatingPoint
@@ -29,6 +29,7 @@ __all__ = [
     "OperatingPoint",
     "SteeringWrapper",
     "datasets",
+    "distributed",
     "inspection",
     "judges",
     "metrics",

@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skgate._gate import LatentGate
+from skgate._gate_input import split_language
 from skgate._validation import check_language
 
 
@@ -75,7 +76,7 @@ def open_gate(estimator: Any, X: Any, language: Any) -> OpenedGate:
             "Pipeline that ends in one, or a SteeringWrapper."
         )
     check_is_fitted(last)
-    X, language = last._split_language(X, language)
+    X, language = split_language(X, language, last.language_column)
     if language is not None:
         language = check_language(language, len(X))
     return OpenedGate(copy(last).set_params(language_column=None), X, language)
