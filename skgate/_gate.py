@@ -52,7 +52,7 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
     source_languages : list of str or None, default=None
         The languages the direction is learned from. Rows of other languages given to ``fit``
         are shots. None: every language given to ``fit`` is a source.
-    unknown_language : {"detect", "source", "error"}, default="source"
+    unknown_language : {"detect", "source", "error"}, default="detect"
         What to do with a language that was never seen: tell the prompts' languages from their
         activations (see Notes) and warn, use the pooled source's boundary and warn, or raise. No
         language given: the same, without the warning ("error": the pooled source's boundary).
@@ -183,7 +183,7 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         C: float = 1.0,
         calibration: str | None = "shrinkage",
         source_languages: Sequence[str] | None = None,
-        unknown_language: str = "source",
+        unknown_language: str = "detect",
         language_column: str | int | None = None,
         harmful_label: Any = None,
     ) -> None:

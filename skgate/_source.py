@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ._language_shift import HeldOut, LanguagePrior, Scored, hold_out, learn_prior
 from ._readout import Readout, Rows, fit_readout
-from ._subspace import Bools, Floats, class_sums, harm_basis, harm_direction
+from ._subspace import Bools, Floats, class_sums, direction_between, harm_basis
 from ._threshold_rule import balanced_f1_threshold, snap
 
 
@@ -126,13 +126,13 @@ def learn_source(
     if language is not None:
         groups = {name: language == name for name in sorted(set(language))}
     sums, weights = class_sums(X, harmful, weight, list(groups.values()))
-    pooled = harm_direction(sums.sum(axis=0), weights.sum(axis=0))
+    pooled = direction_between(sums.sum(axis=0), weights.sum(axis=0))
     if pooled is None:
         raise ValueError(
             "X has the same mean for both classes of y in the source languages; expected "
             "activations that differ."
         )
-    found = [harm_direction(*of_language) for of_language in zip(sums, weights, strict=True)]
+    found = [direction_between(*of_language) for of_language in zip(sums, weights, strict=True)]
     units = np.stack([unit for unit in found if unit is not None] or [pooled])
     space = harm_basis(units, len(units), pooled)
     all_rows = Rows(X @ space, harmful, weight)

@@ -39,7 +39,7 @@ def class_sums(
     return sums, members.sum(axis=1).reshape(len(groups), 2)
 
 
-def harm_direction(sums: Floats, weights: Floats) -> Floats | None:
+def direction_between(sums: Floats, weights: Floats) -> Floats | None:
     """Unit vector from the mean of the harmless to the mean of the harmful rows.
 
     Parameters
@@ -60,6 +60,15 @@ def harm_direction(sums: Floats, weights: Floats) -> Floats | None:
     difference: Floats = means[1] - means[0]
     length = np.linalg.norm(difference)
     return difference / length if length > 1e-12 * np.abs(means).max() else None
+
+
+def harm_direction(X: Floats, harmful: Bools, weight: Floats) -> Floats | None:
+    """Unit vector from the mean of the harmless to the mean of the harmful rows of ``X``.
+
+    None where a class is missing or the means are equal up to rounding.
+    """
+    sums, weights = class_sums(X, harmful, weight, [np.ones(len(X), dtype=bool)])
+    return direction_between(sums[0], weights[0])
 
 
 def harm_basis(directions: Floats, rank: int, towards: Floats) -> Floats:
