@@ -18,6 +18,8 @@ import time
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -394,34 +396,42 @@ def show_suggestions(frame: pd.DataFrame) -> None:
     show(table.mean().rename(columns={"width": "width of the interval"}), "which prompts to label")
 
 
+def among_sources(data: Languages) -> list[Languages]:
+    """Half of the sources as sources, the other half as targets, and the other way round."""
+    halves = data.sources[::2], data.sources[1::2]
+    return [replace(data, sources=a, targets=b, middle={}) for a, b in (halves, halves[::-1])]
+
+
 def sensitivity(data: Languages, seeds: int) -> Iterator[dict[str, object]]:
     """What the assumed constants of shrinkage matter: each halved and doubled."""
+    roles = {"targets": [data], "sources held out": among_sources(data)}
     names = ["_SHIFT", "_SQUEEZE", "_SQUEEZE_SPREAD", "_WIDTH_ROWS", "_TAILS"]
-    for name in names:
+    for role, name, factor in product(roles, names, (0.5, 1.0, 2.0)):
         usual = getattr(_language_shift, name)
-        for factor in (0.5, 1.0, 2.0):
-            setattr(_language_shift, name, usual * factor)
-            gate = fit(data)
+        setattr(_language_shift, name, usual * factor)
+        for one in roles[role]:
+            gate = fit(one)
             for seed in range(min(seeds, 5)):
-                order = draws(data, seed)
+                order = draws(one, seed)
                 ways = {
                     "1 shot per class": {k: np.r_[v[0][:1], v[1][:1]] for k, v in order.items()},
                     "8 harmless": {k: v[0][:8] for k, v in order.items()},
                 }
                 for way, shots in ways.items():
-                    for row in score(calibrated(gate, data, shots), data):
-                        yield {"constant": name, "factor": factor, "way": way, "seed": seed, **row}
+                    for row in score(calibrated(gate, one, shots), one):
+                        yield {
+                            "on": role, "constant": name, "factor": factor, "way": way,
+                            "seed": seed, **row,
+                        }  # fmt: skip
         setattr(_language_shift, name, usual)
 
 
 def show_sensitivity(frame: pd.DataFrame) -> None:
     """Table by data set and constant."""
-    show(
-        frame.pivot_table(
-            index=["dataset", "way", "constant"], columns="factor", values="balanced_accuracy"
-        ),
-        "balanced accuracy with each assumed constant halved and doubled",
+    table = frame.pivot_table(
+        index=["dataset", "on", "way", "constant"], columns="factor", values="balanced_accuracy"
     )
+    show(table, "balanced accuracy with each assumed constant halved and doubled")
 
 
 def show_speed() -> None:

@@ -57,7 +57,8 @@ class Demo:
             organism.model, tokenizer=organism.tokenizer, layer=organism.steering["layer"]
         )
         self.wrapper = SteeringWrapper(
-            make_pipeline(reader, LatentGate()),
+            # Without shots, the paper's gate knows no language but the pooled source.
+            make_pipeline(reader, LatentGate(unknown_language="source")),
             strength=organism.steering["strength"],
             generate_kwargs={"do_sample": False, "max_new_tokens": 40},
             batch_tokens=8192,

@@ -150,12 +150,14 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
     >>> y = np.tile([0, 1], 100)
     >>> language = np.repeat(["de", "en"], 100)
     >>> X = rng.normal(size=(200, 8)) + 4 * y[:, None]
-    >>> gate = LatentGate().fit(X, y, language=language)
     >>> X_sw = rng.normal(size=(200, 8)) + 2 * y[:, None] - 3   # shifted and squeezed
+    >>> gate = LatentGate().fit(X, y, language=language)
     >>> gate.partial_fit(X_sw[:4], y[:4], language="sw").languages_
     array(['de', 'en', 'sw'], dtype=object)
-    >>> gate.score(X_sw[4:], y[4:]), gate.score(X_sw[4:], y[4:], language="sw")
-    (0.5, 0.99...)
+    >>> gate.score(X_sw[4:], y[4:], language="sw")
+    1.0
+    >>> gate.forget("sw").set_params(unknown_language="source").score(X_sw[4:], y[4:])
+    0.5
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {

@@ -17,9 +17,9 @@ from scipy.stats import t as student_t
 from ._subspace import Bools, Floats
 
 # What is assumed of a further language before anything is seen of it, in the units of the model.
-# They are guesses in round numbers, not fitted; how little hangs on them is in docs/benchmarks.md.
+# Round numbers; docs/benchmarks.md shows what halving and doubling each of them does.
 _SHIFT = 1.0  # spread of the boundary, in standard deviations of the scores within a class
-_SQUEEZE = 0.5  # gap relative to a held-out source's (the AUCs in arXiv:2606.01196 say 0.57)
+_SQUEEZE = 0.5  # gap relative to a held-out source's (AUCs in arXiv:2606.01196 say about 0.6)
 _SQUEEZE_SPREAD = 0.2
 _WIDTH_ROWS = 6.0  # rows that the sources' width counts for
 _TAILS = 2.0  # degrees of freedom of the prior's t distributions

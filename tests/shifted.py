@@ -1,8 +1,12 @@
-"""Languages whose scores are shifted and squeezed, for tests of calibration."""
+"""Languages whose scores are shifted and squeezed, and gates, for tests of calibration."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+from skgate import LatentGate
 
 SOURCES = ["de", "en", "es", "fr"]
 D = 12
@@ -29,3 +33,8 @@ def place(name):
     """Where the language lies on the axes that have nothing to do with harm."""
     rng = np.random.default_rng([ord(letter) for letter in name])
     return 3 * rng.normal(size=D - 1)
+
+
+def pooled_gate(**params: Any) -> LatentGate:
+    """A gate that has the pooled source's boundary wherever it isn't told a language it knows."""
+    return LatentGate(**{"unknown_language": "source", **params})

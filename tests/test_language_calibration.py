@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shifted import SOURCES, D, draw, draw_sources, place
+from shifted import SOURCES, D, draw, draw_sources, place, pooled_gate
 
 from skgate import LatentGate
 from skgate._suggestion import suggest_rows
@@ -33,7 +33,7 @@ def rows():
 @pytest.fixture(scope="module")
 def gate(rows):
     X, y, language = rows
-    return LatentGate().fit(X, y, language=language)
+    return pooled_gate().fit(X, y, language=language)
 
 
 def balanced_accuracy(gate, X, y, language):
@@ -306,7 +306,7 @@ def test_shots_without_a_language_have_a_place_of_their_own(rows):
 
 def test_without_languages_there_is_nothing_to_detect(rows):
     X, y, _ = rows
-    plain = LatentGate().fit(X, y)
+    plain = pooled_gate().fit(X, y)
     detecting = LatentGate(unknown_language="detect").fit(X, y)
     np.testing.assert_array_equal(plain.decision_function(X), detecting.decision_function(X))
     assert detecting.predict_language_proba(X).tolist() == [[1.0]] * len(X)

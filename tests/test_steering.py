@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from shifted import pooled_gate
 from sklearn import config_context
 from sklearn.base import clone, is_classifier
 from sklearn.compose import ColumnTransformer
@@ -66,7 +68,7 @@ def model(tokenizer):
 
 def make_wrapper(model, tokenizer, layer=1, position="last", **params):
     reader = ActivationTransformer(model, tokenizer=tokenizer, layer=layer, position=position)
-    gate = LatentGate(calibration="threshold")
+    gate = pooled_gate(calibration="threshold")
     wrapper = SteeringWrapper(make_pipeline(reader, gate), **params)
     return (
         wrapper.set_params(generate_kwargs=GREEDY) if "generate_kwargs" not in params else wrapper
@@ -796,6 +798,22 @@ def test_clone_and_pickle(wrapper, model, tokenizer, tmp_path):
 
 
 # The sweeps
+
+
+def test_languages_that_the_gate_detects_are_decided_by_and_reported(wrapper):
+    wrapper.gate_[-1].set_params(unknown_language="detect")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the prompts are all much alike
+        scores = wrapper.gate_[-1].harm_score(wrapper.gate_[0].transform(PROMPTS))
+    rows = wrapper.gate_[0].transform(PROMPTS)
+    probability = wrapper.gate_[-1].predict_language_proba(rows)
+    names = np.array([*wrapper.gate_[-1].languages_, None], dtype=object)
+    _, decisions = wrapper.generate(PROMPTS, return_decisions=True)
+    np.testing.assert_allclose(decisions["harm_score"], scores, atol=1e-4)
+    certain = np.sort(probability, axis=1)[:, -1] > 0.5
+    expected = names[probability.argmax(axis=1)]
+    assert certain.any()
+    assert decisions["language"][certain].tolist() == expected[certain].tolist()
 
 
 def test_select_layer_ablates_one_layer_at_a_time(wrapper, model, tokenizer):

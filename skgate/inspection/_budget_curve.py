@@ -353,7 +353,7 @@ def _sweep(
     rows = []
     for draw, seed in enumerate(seeds):
         order = _order_shots(gate, pool, languages, budgets[-1], seed)
-        calibrated, taken = deepcopy(gate), 0
+        calibrated, taken = deepcopy(gate).set_params(unknown_language="source"), 0
         for budget in budgets:
             X, y, language = pool.take(order[:, taken:budget].ravel())
             if len(y) and gate.calibration is not None:
