@@ -7,6 +7,7 @@ from copy import deepcopy
 import numpy as np
 import pandas as pd
 import pytest
+from shifted import pooled_gate
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.pipeline import make_pipeline
@@ -29,7 +30,7 @@ def activations(seed=0, languages=("yo", "sw")):
 
 def fit(**parameters):
     X, y, language = activations(languages=("en", "de"))
-    return LatentGate(**parameters).fit(X, y, language=language)
+    return pooled_gate(**parameters).fit(X, y, language=language)
 
 
 def draw(gate, pool=None, test=None, **options):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import gaussian_kde
+from shifted import pooled_gate
 from sklearn.compose import ColumnTransformer
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
@@ -39,7 +40,7 @@ def fit(calibration="shrinkage", labels=(0, 1)):
     X, y, language = activations(seed=1)
     y = np.array(labels)[y]
     high = tier_of(language) == "high"
-    gate = LatentGate(calibration=calibration).fit(X[high], y[high], language=language[high])
+    gate = pooled_gate(calibration=calibration).fit(X[high], y[high], language=language[high])
     for name in ("yo", "sw"):
         rows = np.flatnonzero(language == name)[:16]
         gate.partial_fit(X[rows], y[rows], language=name)
@@ -133,7 +134,7 @@ def test_labels_in_the_other_order():
 def test_several_gates_side_by_side():
     X, y, language = activations()
     low = tier_of(language) == "low"
-    source = LatentGate().fit(X[~low], y[~low], language=language[~low])
+    source = pooled_gate().fit(X[~low], y[~low], language=language[~low])
     gates = {"before": source, "after": fit()}
     display = ProjectionDisplay.from_estimator(gates, X, y, language=language)
     assert [panel.get_title() for panel in display.axes_] == ["before", "after", "", ""]
