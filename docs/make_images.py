@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from sklearn.pipeline import make_pipeline
@@ -58,8 +58,10 @@ def draw_all() -> Iterator[tuple[str, Any]]:
             wrapper, test["prompt"], test["harmful"], language=test["language"], tier=tier
         ),
     )
+    # The front page's picture: narrow enough to be read on a phone.
+    _, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     gap = RefusalGapDisplay.from_estimator(
-        wrapper, test["prompt"], test["harmful"], language=test["language"], tier=tier
+        wrapper, test["prompt"], test["harmful"], language=test["language"], tier=tier, ax=ax
     )
     yield "refusal_gap", gap
 
@@ -143,7 +145,7 @@ def restates(organism: Any, prompts: pd.DataFrame, replies: list[str]) -> np.nda
 
 
 if __name__ == "__main__":
-    mpl.use("Agg")
+    plt.switch_backend("Agg")
     IMAGES.mkdir(exist_ok=True)
     for name, display in draw_all():
         path = IMAGES / f"{name}.png"

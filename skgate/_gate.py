@@ -154,10 +154,34 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
     >>> gate = LatentGate().fit(X, y, language=language)
     >>> gate.partial_fit(X_sw[:4], y[:4], language="sw").languages_
     array(['de', 'en', 'sw'], dtype=object)
-    >>> gate.score(X_sw[4:], y[4:], language="sw")
+    >>> gate.score(X_sw[4:], y[4:], language="de"), gate.score(X_sw[4:], y[4:], language="sw")
+    (0.5, 1.0)
+    >>> gate.predict_proba(X_sw[4:6], language="sw").round(1)
+    array([[1., 0.],
+           [0., 1.]])
+
+    Harmless shots alone, or unlabelled prompts, move a boundary too; what was learned of
+    a language can be forgotten, and merged with what another copy has learned:
+
+    >>> from copy import deepcopy
+    >>> harmless = X_sw[y == 0][:4]
+    >>> one = deepcopy(gate).forget("sw").partial_fit(harmless, [0, 0, 0, 0], language="sw")
+    >>> one.score(X_sw[4:], y[4:], language="sw")
     1.0
-    >>> gate.forget("sw").set_params(unknown_language="source").score(X_sw[4:], y[4:])
-    0.5
+    >>> other = deepcopy(gate).forget("sw").adapt(X_sw + 1, language="yo")
+    >>> other.score(X_sw + 1, y, language="yo")
+    1.0
+    >>> one.merge(other).languages_
+    array(['de', 'en', 'sw', 'yo'], dtype=object)
+
+    Which prompts to label next, and a threshold whose false alarms stay below a target:
+
+    >>> y[gate.suggest(X_sw, language="sw", n=4)]
+    array([0, 1, 0, 1])
+    >>> point = gate.operating_point("en", target_fpr=0.1)
+    >>> f"at most {point.fpr_bound:.1%} false alarms"
+    'at most 7.6% false alarms'
+    >>> flagged = gate.harm_score(X[100:], language="en") > point.threshold
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -348,7 +372,7 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         X : array-like of shape (n_prompts, d)
             Activations; with ``language_column``, one column more.
         language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of the prompts, one for all or one each. None: the pooled source's boundary.
+            Languages of the prompts, one for all or one each. None: as ``unknown_language`` has it.
 
         Returns
         -------
@@ -358,7 +382,8 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         Warns
         -----
         UserWarning
-            If a language was never seen and ``unknown_language="source"``; it names it.
+            If a language given was never seen; it names it. If languages are detected and more
+            than a tenth of the prompts look like none that is known; it says how many.
         """
         scores = self.harm_score(X, language)
         return scores * self._sign

@@ -287,6 +287,21 @@ class LanguageCalibrationMixin:
         probabilities : ndarray of shape (n_prompts, n_languages + 1)
             Columns as in ``languages_``; the last one is for languages never seen. All are taken
             as equally frequent.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skgate import LatentGate
+        >>> rng = np.random.default_rng(0)
+        >>> y, language = np.tile([0, 1], 100), np.repeat(["de", "en"], 100)
+        >>> X = rng.normal(size=(200, 8)) + 4 * y[:, None]
+        >>> X[language == "en", :2] += [9, -9]   # languages lie apart, whatever is asked
+        >>> gate = LatentGate().fit(X, y, language=language)
+        >>> elsewhere = X[:1] + [0, 0, 30, -30, 0, 0, 0, 0]
+        >>> gate.predict_language_proba(np.concatenate([X[[0, 100]], elsewhere])).round(1)
+        array([[1., 0., 0.],
+               [0., 1., 0.],
+               [0., 0., 1.]])
         """
         check_is_fitted(self)
         X, _ = self._check_prompts(X, None)

@@ -29,19 +29,6 @@ from skgate.distributed._row_error import RowError
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
 BATCH = 32
-SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Two CPUs: one for an actor, one for reading and writing."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in SETTINGS.items():
-            patch.setenv(name, value)
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=2**27)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture
