@@ -159,7 +159,10 @@ class Worker:
 
     def __init__(self, task: Task, python: str) -> None:
         self.task = task
-        place = task.folder / f"{task.name}-{task.layer}"
+        # Beside the checkpoint, not in it: skgate loads a folder anew whose files have changed.
+        results = task.folder / "results"
+        results.mkdir(exist_ok=True)
+        place = results / f"{task.name}-{task.layer}"
         self.log = open(f"{place}.log", "w+")  # noqa: SIM115 (closed with self)
         checkpoint, prompts = task.folder, task.folder / "prompts.json"
         arguments = [task.way, checkpoint, prompts, task.layer, f"{place}.npy"]
@@ -201,6 +204,8 @@ def compare(tasks: list[Task], options: argparse.Namespace) -> pd.DataFrame:
     for task in tasks:
         library = task.way.split(",")[0].split(" ")[0]
         if task.way in PEERS and library not in pythons:
+            continue
+        if task.way in SLOW and not options.slow_rounds:
             continue
         worker = Worker(task, pythons.get(library, sys.executable))
         try:
@@ -247,10 +252,13 @@ def count_operations(way: str, lengths: list[int], vocabulary: int) -> float | N
 
 def cosines(ways: list[str], folder: Path, layer: int, reference: str) -> dict[str, float]:
     """The smallest cosine between a way's activations and the reference's, over prompts."""
-    found = {}
-    expected = np.load(folder / f"{reference}-{layer}.npy").astype(float)
+    found: dict[str, float] = {}
+    results = folder / "results"
+    if not (results / f"{reference}-{layer}.npy").exists():
+        return found
+    expected = np.load(results / f"{reference}-{layer}.npy").astype(float)
     for way in ways:
-        rows = np.load(folder / f"{way}-{layer}.npy").astype(float)
+        rows = np.load(results / f"{way}-{layer}.npy").astype(float)
         if rows.shape == expected.shape:
             norms = np.linalg.norm(rows, axis=-1) * np.linalg.norm(expected, axis=-1)
             found[way] = float(((rows * expected).sum(-1) / norms).min())
