@@ -21,12 +21,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from skgate._batching import length_batches
+
 N_PROMPTS, N_PREFIX, LAYER, N_LAYERS, HIDDEN, INNER = 128, 22, 15, 28, 512, 1408
 N_HEADS, N_KEY_VALUE_HEADS = 8, 2
+# Operations of a block per token, and of its attention per pair of tokens.
+PER_TOKEN = 2 * HIDDEN * (HIDDEN * 2 + HIDDEN // N_HEADS * N_KEY_VALUE_HEADS * 2 + 3 * INNER)
+PER_PAIR = 4 * HIDDEN
+BATCH_TOKENS = 512
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -34,18 +41,34 @@ CHAT_TEMPLATE = (
 SPECIAL = ["<pad>", "<eos>", "<system>", "<user>", "<assistant>", "<end>"]
 OWN = ["bound", "skgate", "output_hidden_states", "hook, full model"]
 PEERS = [
-    "nnsight trace",
     "nnsight trace with stop",
+    "transformer-lens, stop_at_layer",
+    "nnsight trace",
     "repeng",
     "steering-vectors",
     "transformer-lens",
-    "transformer-lens, stop_at_layer",
 ]
-ALL_LAYERS = ["output_hidden_states, all layers", "skgate, all layers"]
+ALL_LAYERS = ["skgate, all layers", "output_hidden_states, all layers"]
+# Prompts per batch, in their order of arrival, padded.
+BATCHES = {
+    "nnsight trace with stop": 4,
+    "transformer-lens, stop_at_layer": 8,
+    "output_hidden_states": 8,
+    "output_hidden_states, all layers": 8,
+    "hook, full model": 8,
+    "nnsight trace": 4,
+    "repeng": 32,
+    "steering-vectors": 1,
+    "transformer-lens": 8,
+}
+STOPPING = ["nnsight trace with stop", "transformer-lens, stop_at_layer"]
+SLOW = [way for way in BATCHES if way not in STOPPING]
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "extraction_curves.svg"
 VARIANTS = [
     "skgate, no prefix reuse",
+    "skgate, deepest block whole",
     "skgate, bfloat16",
-    *(f"skgate, {n}-token batches" for n in (128, 256, 512, 1024, 2048)),
+    *(f"skgate, {n}-token batches" for n in (128, 256, 384, 768, 1024)),
 ]
 
 
@@ -113,6 +136,7 @@ def make_prompts(folder: Path, mean: float | None = None) -> dict[str, object]:
         "system": system,
         "users": users,
         "texts": texts,
+        "own_lengths": own.tolist(),
         "n_needed": int(N_PREFIX + own.sum()),
         # query-key pairs of the forward passes that are needed
         "n_pairs": int((own * N_PREFIX + own * (own + 1) / 2).sum() + N_PREFIX**2 / 2),
@@ -121,14 +145,27 @@ def make_prompts(folder: Path, mean: float | None = None) -> dict[str, object]:
     return prompts
 
 
-class Worker:
-    """A way in a process of its own."""
+class Task(NamedTuple):
+    """A way to run, on some prompts, down to some layer."""
 
-    def __init__(self, way: str, python: str, folder: Path, layer: int) -> None:
-        self.way = way
-        self.output = folder / f"{way}-{layer}.npy"
-        self.log = open(folder / f"{way}-{layer}.log", "w+")  # noqa: SIM115 (closed with self)
-        arguments = [way, folder, folder / "prompts.json", layer, self.output]
+    name: str
+    way: str
+    folder: Path
+    layer: int
+
+
+class Worker:
+    """A task in a process of its own."""
+
+    def __init__(self, task: Task, python: str) -> None:
+        self.task = task
+        # Beside the checkpoint, not in it: skgate loads a folder anew whose files have changed.
+        results = task.folder / "results"
+        results.mkdir(exist_ok=True)
+        place = results / f"{task.name}-{task.layer}"
+        self.log = open(f"{place}.log", "w+")  # noqa: SIM115 (closed with self)
+        checkpoint, prompts = task.folder, task.folder / "prompts.json"
+        arguments = [task.way, checkpoint, prompts, task.layer, f"{place}.npy"]
         self.process = subprocess.Popen(
             [python, Path(__file__).with_name("extraction_worker.py"), *map(str, arguments)],
             stdin=subprocess.PIPE,
@@ -144,7 +181,7 @@ class Worker:
             if line.startswith("ready") or line[0].isdigit():
                 return line
         self.log.seek(0)
-        raise RuntimeError(f"{self.way} failed: {self.log.read()[-2000:]}")
+        raise RuntimeError(f"{self.task.name} failed: {self.log.read()[-2000:]}")
 
     def run(self) -> float:
         """Run once; the CPU seconds."""
@@ -160,16 +197,17 @@ class Worker:
         self.log.close()
 
 
-def compare(
-    ways: list[str], pythons: dict[str, str], folder: Path, layer: int, rounds: int
-) -> pd.DataFrame:
-    """CPU seconds of each way in each round, the ways taking turns."""
+def compare(tasks: list[Task], options: argparse.Namespace) -> pd.DataFrame:
+    """CPU seconds of each task in each round, the tasks taking turns."""
+    pythons = dict(item.split("=", 1) for item in options.python)
     workers = []
-    for way in ways:
-        name = way.split(",")[0].split(" ")[0]
-        if way in PEERS and name not in pythons:
+    for task in tasks:
+        library = task.way.split(",")[0].split(" ")[0]
+        if task.way in PEERS and library not in pythons:
             continue
-        worker = Worker(way, pythons.get(name, sys.executable), folder, layer)
+        if task.way in SLOW and not options.slow_rounds:
+            continue
+        worker = Worker(task, pythons.get(library, sys.executable))
         try:
             worker.read()
             workers.append(worker)
@@ -177,20 +215,50 @@ def compare(
             print(f"left out: {error}", file=sys.stderr, flush=True)
             worker.close()
     seconds = []
-    for _ in range(rounds):
-        seconds.append({worker.way: worker.run() for worker in workers})
+    for i in range(options.rounds):
+        if i == options.slow_rounds:
+            for worker in workers:
+                if worker.task.way in SLOW:
+                    worker.close()
+            workers = [worker for worker in workers if worker.task.way not in SLOW]
+        seconds.append({worker.task.name: worker.run() for worker in workers})
         print(json.dumps(seconds[-1]), file=sys.stderr, flush=True)
     for worker in workers:
         worker.close()
     return pd.DataFrame(seconds)
 
 
+def count_operations(way: str, lengths: list[int], vocabulary: int) -> float | None:
+    """Floating-point operations of the matrix products of a way, over all prompts."""
+    all_layers = way.endswith("all layers")
+    deepest = N_LAYERS - 1 if all_layers else LAYER
+    shared = narrowed = 0
+    if way in ("skgate", "skgate, all layers"):
+        shared = N_PREFIX
+        batches = [[lengths[i] for i in b] for b in length_batches(lengths, BATCH_TOKENS)]
+        narrowed = 6 * HIDDEN * INNER * sum(len(b) * (max(b) - 1) for b in batches)
+    elif way in BATCHES:
+        whole = [N_PREFIX + length for length in lengths]
+        batches = [whole[i : i + BATCHES[way]] for i in range(0, len(whole), BATCHES[way])]
+    else:
+        return None
+    n_tokens = sum(len(batch) * max(batch) for batch in batches) + shared
+    n_pairs = sum(len(batch) * max(batch) * (max(batch) + shared) for batch in batches)
+    n_pairs += shared**2
+    n_blocks = N_LAYERS if way in SLOW else deepest + 1
+    head = 2 * HIDDEN * vocabulary * n_tokens if way in SLOW else 0
+    return n_blocks * (PER_TOKEN * n_tokens + PER_PAIR * n_pairs) - narrowed + head
+
+
 def cosines(ways: list[str], folder: Path, layer: int, reference: str) -> dict[str, float]:
     """The smallest cosine between a way's activations and the reference's, over prompts."""
-    found = {}
-    expected = np.load(folder / f"{reference}-{layer}.npy").astype(float)
+    found: dict[str, float] = {}
+    results = folder / "results"
+    if not (results / f"{reference}-{layer}.npy").exists():
+        return found
+    expected = np.load(results / f"{reference}-{layer}.npy").astype(float)
     for way in ways:
-        rows = np.load(folder / f"{way}-{layer}.npy").astype(float)
+        rows = np.load(results / f"{way}-{layer}.npy").astype(float)
         if rows.shape == expected.shape:
             norms = np.linalg.norm(rows, axis=-1) * np.linalg.norm(expected, axis=-1)
             found[way] = float(((rows * expected).sum(-1) / norms).min())
@@ -199,30 +267,85 @@ def cosines(ways: list[str], folder: Path, layer: int, reference: str) -> dict[s
 
 def with_attention(seconds: pd.Series, prompts: dict[str, object]) -> pd.Series:
     """Add the attention's products to the time of the matrices', at the same rate."""
-    per_token = 2 * HIDDEN * (HIDDEN * 2 + HIDDEN // N_HEADS * N_KEY_VALUE_HEADS * 2 + 3 * INNER)
-    per_pair = 4 * HIDDEN
-    return seconds * (1 + per_pair * prompts["n_pairs"] / (per_token * prompts["n_needed"]))
+    return seconds * (1 + PER_PAIR * prompts["n_pairs"] / (PER_TOKEN * prompts["n_needed"]))
 
 
-def show(seconds: pd.DataFrame, cosine: dict[str, float], against: str) -> None:
+def show(
+    seconds: pd.DataFrame,
+    cosine: dict[str, float],
+    against: str,
+    operations: dict[str, float | None] | None = None,
+) -> None:
     """Print medians, and medians of the ratios within the rounds."""
-    print("| way | CPU seconds, median | ratio, median | quartiles | smallest cosine |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| way | rounds | CPU seconds | ratio, median | least to most | counted | cosine |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     ratios = seconds.div(seconds[against], axis=0)
     for way in seconds.median().sort_values().index:
-        low, high = ratios[way].quantile([0.25, 0.75])
-        same = f"{cosine[way]:.6f}" if way in cosine else ""
-        print(
-            f"| {way} | {seconds[way].median():.2f} | {ratios[way].median():.2f} "
-            f"| {low:.2f} to {high:.2f} | {same} |",
-            flush=True,
-        )
+        counted = (operations or {}).get(way)
+        cells = [
+            way,
+            str(seconds[way].count()),
+            f"{seconds[way].median():.2f}",
+            f"{ratios[way].median():.2f}",
+            f"{ratios[way].min():.2f} to {ratios[way].max():.2f}",
+            f"{counted / operations[against]:.2f}" if counted else "",
+            f"{cosine[way]:.6f}" if way in cosine else "",
+        ]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def draw(curves: dict[str, pd.DataFrame], file: Path) -> None:
+    """Draw cost against what it should be linear in, and print the table."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    sns.set_theme(style="ticks")
+    figure, axes = plt.subplots(1, len(curves), figsize=(8, 3), layout="constrained")
+    for ax, (name, seconds) in zip(axes, curves.items(), strict=True):
+        x, y = np.array(seconds.columns, float), seconds.median().to_numpy()
+        slope, intercept = np.polyfit(x, y, 1)
+        explained = np.corrcoef(x, y)[0, 1] ** 2
+        print(f"\n| {name} | CPU seconds, median | least to most | line |")
+        print("| --- | --- | --- | --- |")
+        for column, at in zip(seconds, x, strict=True):
+            low, high = seconds[column].min(), seconds[column].max()
+            print(
+                f"| {column} | {seconds[column].median():.2f} | {low:.2f} to {high:.2f} "
+                f"| {intercept + slope * at:.2f} |"
+            )
+        print(f"\n{slope:.3g} s per unit, {intercept:.2f} s apart from it, R2 {explained:.4f}")
+        long = seconds.melt(var_name=name, value_name="CPU seconds").astype(float)
+        sns.scatterplot(long, x=name, y="CPU seconds", ax=ax, color="#0072B2", alpha=0.5)
+        ends = np.array([0, x.max()])
+        ax.plot(ends, intercept + slope * ends, color="#D55E00", label=f"$R^2$ = {explained:.4f}")
+        ax.set(xlim=(0, None), ylim=(0, None))
+        ax.legend(frameon=False)
+    sns.despine()
+    file.parent.mkdir(exist_ok=True, parents=True)
+    figure.savefig(file)
+
+
+def measure_curves(folder: Path, options: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """CPU seconds by depth, and by distinct tokens."""
+    layers = [3, 7, 15, 23, 27]
+    tasks = [Task(str(layer + 1), "skgate", folder, layer) for layer in layers]
+    by_depth = compare(tasks, options)
+    tasks = []
+    for mean in (10, 20, 40, 80, 160):
+        copy = folder / f"mean-{mean}"
+        copy.mkdir()
+        for file in folder.iterdir():
+            if file.is_file() and file.name != "prompts.json":
+                (copy / file.name).symlink_to(file)
+        tasks.append(Task(str(make_prompts(copy, mean)["n_needed"]), "skgate", copy, LAYER))
+    return {"blocks run": by_depth, "distinct tokens": compare(tasks, options)}
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--slow-rounds", type=int, default=5)
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[151_936, 21_000])
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH")
     parser.add_argument(
@@ -230,40 +353,41 @@ def main() -> None:
         choices=["peers", "all", "variants", "curves"],
     )  # fmt: skip
     options = parser.parse_args()
-    pythons = dict(item.split("=", 1) for item in options.python)
 
     for vocabulary in options.vocabulary:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make_checkpoint(folder, vocabulary)
             prompts = make_prompts(folder)
+            operations = {
+                way: count_operations(way, prompts["own_lengths"], vocabulary)
+                for way in ("skgate", *ALL_LAYERS, *BATCHES)
+            }
             first = vocabulary == options.vocabulary[0]
             print(f"\n## Vocabulary {vocabulary:,}: {prompts['n_needed']} distinct tokens")
+
+            def run(ways: list[str], folder: Path = folder) -> pd.DataFrame:
+                return compare([Task(way, way, folder, LAYER) for way in ways], options)
+
             if "peers" in options.part:
-                seconds = compare([*OWN, *PEERS], pythons, folder, LAYER, options.rounds)
+                seconds = run([*OWN, *PEERS])
                 seconds["bound"] = with_attention(seconds["bound"], prompts)
                 print(f"\nLayer {LAYER}, ratio to skgate:\n")
                 ways = [way for way in seconds if way != "bound"]
-                show(seconds, cosines(ways, folder, LAYER, "output_hidden_states"), "skgate")
+                same = cosines(ways, folder, LAYER, "output_hidden_states")
+                show(seconds, same, "skgate", operations)
+                to_bound = seconds["skgate"] / seconds["bound"]
+                print(f"\nskgate to the bound: {to_bound.median():.3f}")
             if "all" in options.part:
-                seconds = compare(ALL_LAYERS, pythons, folder, LAYER, options.rounds)
                 print("\nAll layers, ratio to skgate:\n")
-                show(seconds, {}, "skgate, all layers")
+                show(run(ALL_LAYERS), {}, "skgate, all layers", operations)
             if "variants" in options.part and first:
                 ways = ["skgate", *VARIANTS]
-                seconds = compare(ways, pythons, folder, LAYER, options.rounds)
+                seconds = run(ways)
                 print("\nWays to run skgate, ratio to its defaults:\n")
                 show(seconds, cosines(ways, folder, LAYER, "skgate"), "skgate")
             if "curves" in options.part and first:
-                print("\n| layer | CPU seconds, median | per block |\n| --- | --- | --- |")
-                for layer in (3, 7, 15, 23, 27):
-                    cost = compare(["skgate"], pythons, folder, layer, options.rounds).median()
-                    print(f"| {layer} | {cost.iloc[0]:.2f} | {cost.iloc[0] / (layer + 1):.3f} |")
-                print("\n| tokens | CPU seconds, median | ms per token |\n| --- | --- | --- |")
-                for mean in (10, 20, 40, 80, 160):
-                    n = make_prompts(folder, mean)["n_needed"]
-                    cost = compare(["skgate"], pythons, folder, LAYER, options.rounds).median()
-                    print(f"| {n} | {cost.iloc[0]:.2f} | {1000 * cost.iloc[0] / n:.3f} |")
+                draw(measure_curves(folder, options), FIGURE)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 
 Run = Callable[[], Any]  # gives activations of shape (n_prompts, d)
 BATCH = 8
-N_WARM_UP = 8
+N_WARM_UP = 8  # prompts; of skgate all, which tries its shortcuts only where they pay
 
 
 def load(checkpoint: str) -> tuple[Any, Any]:
@@ -225,11 +225,12 @@ WAYS: dict[str, Callable[[str, dict[str, Any], int], Run]] = {
     "bound": bound,
     "skgate": skgate,
     "skgate, no prefix reuse": lambda c, p, layer: _without_prefix(skgate(c, p, layer)),
+    "skgate, deepest block whole": lambda c, p, layer: _without_narrowing(skgate(c, p, layer)),
     "skgate, bfloat16": lambda c, p, layer: skgate(c, p, layer, dtype="bfloat16"),
     "skgate, all layers": lambda c, p, layer: skgate(c, p, "all"),
     **{
         f"skgate, {n}-token batches": lambda c, p, layer, n=n: skgate(c, p, layer, batch_tokens=n)
-        for n in (128, 256, 512, 1024, 2048)
+        for n in (128, 256, 384, 768, 1024)
     },
     "output_hidden_states": plain,
     "output_hidden_states, all layers": plain_all,
@@ -246,9 +247,16 @@ WAYS: dict[str, Callable[[str, dict[str, Any], int], Run]] = {
 
 
 def _without_prefix(run: Run) -> Run:
-    from skgate import _forward
+    from skgate import _shortcuts
 
-    _forward.is_worthwhile = lambda *args: False
+    _shortcuts.is_worthwhile = lambda *args: False
+    return run
+
+
+def _without_narrowing(run: Run) -> Run:
+    from skgate import _shortcuts
+
+    _shortcuts.find_feed_forward = lambda block: None
     return run
 
 
@@ -258,7 +266,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with open(prompts_file) as file:
         prompts = json.load(file)
-    few = {name: prompts[name][:N_WARM_UP] for name in ("users", "texts")}
+    n_warm_up = None if way.startswith("skgate") else N_WARM_UP
+    few = {name: prompts[name][:n_warm_up] for name in ("users", "texts")}
     served = {**prompts, **few}
     run = WAYS[way](checkpoint, served, int(layer))
     run()

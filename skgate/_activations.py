@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,20 +26,21 @@ from ._fingerprint import (
     fingerprint_tokenizer,
     fingerprint_weights,
 )
-from ._forward import find_prefix, read_batch
+from ._forward import PLAIN, read_batch
 from ._keepers import Keeper, KeepInMemory, KeepInStore, KeepNothing
 from ._language_model import LanguageModel, find_parts, load_language_model
 from ._live_model import SharesLiveModel
 from ._prompts import EncodedPrompt, PromptFormat, encode_prompts
 from ._provenance import ActivationSource, remember
 from ._residual_stream import is_edited
+from ._shortcuts import find_shortcuts
 from ._store import ActivationStore
 from ._validation import Prompt, check_layers, check_prompts
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
 
-_BATCH_TOKENS = {"cpu": 256}
+_BATCH_TOKENS = {"cpu": 512}
 _BATCH_TOKENS_ACCELERATOR = 16_384
 _LOOKED_UP_AT_ONCE = 1024
 _SECONDS_BETWEEN_LOOKS = 0.02
@@ -53,7 +55,7 @@ class Request:
     ids: npt.NDArray[np.int64]
     index: int | None
 
-    @property
+    @cached_property
     def key(self) -> bytes:
         """Name the request in 16 bytes, the same in any process."""
         text = self.ids.astype("<i8").tobytes() + f" {self.index}".encode()
@@ -96,7 +98,7 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
         Further arguments of ``tokenizer.apply_chat_template``, such as ``enable_thinking``.
     batch_tokens : int or "auto", default="auto"
         Tokens per batch, padding included and the reused beginning not; a longer prompt runs alone.
-        "auto" means 256 on a CPU and 16,384 on an accelerator.
+        "auto" means 512 on a CPU and 16,384 on an accelerator.
     store : None, False, str, path or ActivationStore, default=None
         Where activations are kept for later calls. None: in memory, in one cache of at most 2 GiB
         for the whole process, the least recently used dropped first. A folder, or an
@@ -119,8 +121,8 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
         Whether an instruction that exceeds the model's context is cut at its end, the text that
         the template puts after it kept. An error otherwise.
     verbose : bool, default=False
-        Whether to show a progress bar, and to tell where a model can't reuse what all prompts begin
-        with.
+        Whether to show a progress bar, what the memory cache is about to need, and where a model
+        can't take a shortcut (see Notes).
 
     See Also
     --------
@@ -139,9 +141,10 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     autocast.
 
     The keys and values of the tokens that all prompts of a call begin with are computed once and
-    reused for every batch, where that saves work. Whether an architecture then gives the same
-    activations is checked once per model, on the longest and the shortest prompt; where it doesn't,
-    or where something may edit the model, every prompt runs whole.
+    reused for every batch, where that saves work. In the deepest block that is kept, only the token
+    that is read goes on after attention. Whether an architecture then gives the same activations is
+    tried once per model, on the longest and the shortest prompt of a call that is long enough to
+    gain from it; where it doesn't, or where something may edit the model, every prompt runs whole.
 
     In bf16 and fp16, matrix products round differently in batches of different shape: the same
     prompt may differ by about 1 % between batches.
@@ -420,11 +423,15 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
 
         missing = fetch(range(len(requests)))
         if missing:
-            keeper.expect(len(requests) * len(kept), language_model.hidden_size)
-        prefix = None
+            expected = keeper.expect(len(requests) * len(kept), language_model.hidden_size)
+            if expected:
+                self._report(expected)
+        shortcuts = PLAIN
         if missing and not is_edited(language_model.backbone):
-            prefix = find_prefix(language_model, [requests[i] for i in missing], kept, self._report)
-        shared = prefix.length if prefix is not None else 0
+            shortcuts = find_shortcuts(
+                language_model, [requests[i] for i in missing], kept, self._report
+            )
+        shared = shortcuts.prefix.length if shortcuts.prefix is not None else 0
         with tqdm(
             total=len(missing), desc="activations", unit="prompt", disable=not self.verbose
         ) as progress:
@@ -439,7 +446,7 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
                         due = fetch(free)  # the others came in since the last look
                         if due:
                             rows = read_batch(
-                                language_model, [requests[i] for i in due], kept, prefix
+                                language_model, [requests[i] for i in due], kept, shortcuts
                             )
                             out[due] = np.stack([rows[layer] for layer in layers], axis=1)
                             keeper.insert([keys[i] for i in due], rows)

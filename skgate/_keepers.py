@@ -17,8 +17,11 @@ from ._store import ActivationStore
 class Keeper(Protocol):
     """Keeps the activations of one model, by a 16-byte name for each prompt."""
 
-    def expect(self, n_rows: int, d: int) -> None:
-        """Say how many activations, of ``d`` numbers each, are about to come."""
+    def expect(self, n_rows: int, d: int) -> str:
+        """Take note of how many activations, of ``d`` numbers each, are about to come.
+
+        What that means for the memory, in words; "" if nothing.
+        """
 
     def lookup(self, prompts: Sequence[bytes], layers: Sequence[int]) -> list[Row | None]:
         """Return arrays of shape (n_layers, d), None where one is missing."""
@@ -33,7 +36,8 @@ class Keeper(Protocol):
 class KeepNothing:
     """Forgets everything."""
 
-    def expect(self, n_rows: int, d: int) -> None: ...
+    def expect(self, n_rows: int, d: int) -> str:
+        return ""
 
     def lookup(self, prompts: Sequence[bytes], layers: Sequence[int]) -> list[Row | None]:
         return [None] * len(prompts)
@@ -52,16 +56,19 @@ class KeepInMemory(KeepNothing):
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
 
-    def expect(self, n_rows: int, d: int) -> None:
+    def expect(self, n_rows: int, d: int) -> str:
         needed = 4 * n_rows * d
+        message = (
+            f"{n_rows:,} activations of {d:,} numbers need {_gibibytes(needed)}; the memory cache "
+            f"holds {_gibibytes(memory_cache.max_bytes)}"
+        )
         if needed > memory_cache.max_bytes:
             warnings.warn(
-                f"{n_rows:,} activations of {d:,} numbers need {needed / 2**30:.2f} GiB; the "
-                f"memory cache holds {memory_cache.max_bytes / 2**30:.2f} GiB and will drop the "
-                "least recently used, which are computed again when asked for. Use "
-                "store='folder' to keep them on disk, or store=False to keep none.",
+                f"{message} and will drop the least recently used, which are computed again when "
+                "asked for. Use store='folder' to keep them on disk, or store=False to keep none.",
                 stacklevel=5,
             )
+        return message
 
     def lookup(self, prompts: Sequence[bytes], layers: Sequence[int]) -> list[Row | None]:
         return [memory_cache.get(self.namespace, prompt, layers) for prompt in prompts]
@@ -91,3 +98,7 @@ class KeepInStore(KeepNothing):
 
     def claim(self, prompts: Sequence[bytes]) -> AbstractContextManager[list[bool]]:
         return self.store.claim(self.namespace, prompts)
+
+
+def _gibibytes(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.2f} GiB"

@@ -67,7 +67,7 @@ class LanguageModel:
         return torch.device(device)
 
 
-_loaded: dict[str, LanguageModel] = {}
+_loaded: dict[str, tuple[object, LanguageModel]] = {}
 _loading = threading.Lock()
 
 
@@ -94,7 +94,7 @@ def load_language_model(
     Returns
     -------
     language_model : LanguageModel
-        The same object at every call with equal arguments.
+        The same object at every call with equal arguments, until a file of a local path changes.
     """
     model = os.fspath(model)
     options = dict(model_kwargs or {})
@@ -104,7 +104,6 @@ def load_language_model(
     key = joblib.hash(
         (
             model,
-            _modified(model),
             id(live_tokenizer) if live_tokenizer is not None else tokenizer,
             str(dtype),
             str(device),
@@ -112,14 +111,15 @@ def load_language_model(
             options,
         )
     )
+    modified = _modified(model)
     with _loading:
-        if key not in _loaded:
+        if key not in _loaded or _loaded[key][0] != modified:
             if live_tokenizer is None:
                 live_tokenizer = _load_tokenizer(tokenizer or model, revision, options)
-            _loaded[key] = find_parts(
-                _load_model(model, dtype, device, revision, options), live_tokenizer
-            )
-        return _loaded[key]
+            _loaded.pop(key, None)  # what it held before need not stay in memory
+            loaded = _load_model(model, dtype, device, revision, options)
+            _loaded[key] = modified, find_parts(loaded, live_tokenizer)
+        return _loaded[key][1]
 
 
 def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:

@@ -11,8 +11,8 @@ from torch import nn
 
 from ._forward import read_batch
 from ._generation import generate_batch
-from ._prefix import differ
 from ._residual_stream import Edit, steer_block
+from ._verdicts import differ, is_exact
 
 if TYPE_CHECKING:
     from ._activations import Request
@@ -71,8 +71,7 @@ def left_padding_is_exact(
                 language_model, [long.ids, short.ids], language_model.input_device, settings
             )
         last = type(short)(short.ids, len(short.ids) - 1)
-        alone = read_batch(language_model, [last], [layer], None)[layer][0]
-        dtype = next(language_model.backbone.parameters()).dtype
-        exact = dtype in (torch.float32, torch.float64)
+        alone = read_batch(language_model, [last], [layer])[layer][0]
+        exact = is_exact(language_model.backbone)
         known[use_cache] = not differ(padded[0][1].numpy(), alone, exact)
     return known[use_cache]

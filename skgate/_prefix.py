@@ -2,8 +2,7 @@
 
 Chat templates give every prompt the same first tokens. In a causal model nothing that follows
 changes their keys and values, so these are computed once and every prompt brings its other
-tokens only. Not every architecture can continue from given keys and values, and some do it wrong
-without an error: :func:`check` compares before anything is relied on.
+tokens only. Not every architecture can continue from given keys and values.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -32,9 +30,6 @@ _MIN_TOKENS = 4
 _COST_OF_A_PASS = {"cpu": 128}
 _COST_OF_A_PASS_ACCELERATOR = 1024
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
-
-# Why a model can't, "" if it can; by backbone, then by what else decides it.
-_verdicts: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], str]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -121,8 +116,8 @@ def compute_prefix(
     return Prefix(len(ids), keys_values, means)
 
 
-def verdict(backbone: nn.Module) -> str | None:
-    """Tell why prefixes can't be reused with a model: "" if they can, None if it isn't known."""
+def reason_against(backbone: nn.Module) -> str:
+    """Tell why prefixes can't be reused with a model, "" if nothing speaks against trying."""
     parameters = inspect.signature(backbone.forward).parameters
     if "past_key_values" not in parameters and not any(
         p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
@@ -130,23 +125,7 @@ def verdict(backbone: nn.Module) -> str | None:
         return "it takes no past_key_values"
     if _rope_types(backbone.config) & _LENGTH_DEPENDENT_ROPE:
         return "its rotary frequencies depend on the prompt's length"
-    return _verdicts.get(backbone, {}).get(_state(backbone))
-
-
-def note_verdict(backbone: nn.Module, reason: str) -> None:
-    """Keep a verdict for later calls with the same model."""
-    _verdicts.setdefault(backbone, {})[_state(backbone)] = reason
-
-
-def differ(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], exact: bool) -> bool:
-    """Whether two activations differ by more than rounding does (``exact``: in float32)."""
-    error = np.linalg.norm(actual - expected)
-    return not error <= (1e-3 if exact else 5e-2) * np.linalg.norm(expected)
-
-
-def _state(backbone: nn.Module) -> tuple[str, ...]:
-    dtype = next(backbone.parameters()).dtype
-    return str(getattr(backbone.config, "_attn_implementation", None)), str(dtype)
+    return ""
 
 
 def _rope_types(config: Any) -> set[str | None]:

@@ -38,6 +38,7 @@ def read_blocks(
     index: torch.Tensor | None,
     *,
     past_key_values: Cache | None = None,
+    feed_forward: nn.Module | None = None,
 ) -> dict[int, torch.Tensor]:
     """Run one batch as deep as the deepest of ``layers`` and read one vector per prompt and layer.
 
@@ -56,6 +57,10 @@ def read_blocks(
     past_key_values : Cache or None, default=None
         Keys and values of tokens that come before every prompt's; those of the prompts are
         added to it.
+    feed_forward : torch.nn.Module or None, default=None
+        The feed-forward part of the deepest block: given the token to read of every prompt only,
+        (n_prompts, 1, d) for (n_prompts, n_tokens, d). The residual connection spreads what it
+        makes of it over all tokens, and is right at the one that is read.
 
     Returns
     -------
@@ -83,7 +88,17 @@ def read_blocks(
 
         return read
 
+    def narrow(module: nn.Module, args: Any) -> Any:
+        if threading.get_ident() != owner or index is None or not args:
+            return None
+        hidden, *others = args
+        if hidden.shape[:2] != attention_mask.shape:  # tokens of all prompts in one dimension
+            return None
+        return _pick(hidden, index)[:, None], *others
+
     handles = [blocks[layer].register_forward_hook(make_hook(layer)) for layer in layers]
+    if feed_forward is not None:
+        handles.append(feed_forward.register_forward_pre_hook(narrow))
     try:
         with eval_mode(backbone), _innermost(rows):
             backbone(input_ids=input_ids, **_options(backbone, attention_mask, past_key_values))
@@ -403,8 +418,12 @@ def _select(
         weight = attention_mask.to(hidden.device, torch.float32)
         total = torch.einsum("nt,ntd->nd", weight, hidden.float())
         return total / weight.sum(1, keepdim=True)
-    picked = hidden[torch.arange(len(hidden), device=hidden.device), index.to(hidden.device)]
-    return picked.float()
+    return _pick(hidden, index).float()
+
+
+def _pick(hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """One token of every prompt, shape (n_prompts, d)."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), index.to(hidden.device)]
 
 
 def _options(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import re
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -544,8 +546,11 @@ def test_a_model_by_path_is_loaded_once_and_anew_when_it_changes(checkpoint):
     assert transformer._language_model() is clone(transformer)._language_model()
     with_path = ActivationTransformer(Path(checkpoint), layer=2, tokenizer=Path(checkpoint))
     np.testing.assert_array_equal(with_path.transform(PROMPTS), before)
+    old = weakref.ref(transformer._language_model().model)
     make_model("llama", rms_norm_eps=1.0).save_pretrained(checkpoint)
     assert not np.allclose(transformer.transform(PROMPTS), before)
+    gc.collect()
+    assert old() is None
 
 
 def test_dtype_of_a_model_by_path(checkpoint):

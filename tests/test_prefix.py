@@ -213,7 +213,7 @@ def test_a_wrong_result_is_noticed(model, tokenizer, capsys, monkeypatch):
 
     transformer = make(model, tokenizer)
     expected = transformer.transform(MANY)
-    monkeypatch.setattr("skgate._prefix._verdicts", weakref.WeakKeyDictionary())
+    monkeypatch.setattr("skgate._verdicts._verdicts", weakref.WeakKeyDictionary())
     monkeypatch.setattr(type(model.model), "forward", stretched)
     close(transformer.transform(MANY), expected)
     assert "gives other activations" in capsys.readouterr().err
@@ -237,13 +237,13 @@ def test_not_under_somebody_elses_hooks(model, tokenizer, count_tokens):
 
 def test_prompts_of_one_length_leave_padding_unchecked(model, tokenizer):
     """So the next call checks again."""
-    from skgate._prefix import verdict
+    from skgate._verdicts import verdict
 
     transformer = make(model, tokenizer)
     transformer.transform(["knock", "egg", "cat"])
-    assert verdict(model.model) is None
+    assert verdict(model.model, "prefix") is None
     transformer.transform(MANY)
-    assert verdict(model.model) == ""
+    assert verdict(model.model, "prefix") == ""
 
 
 def test_a_failure_that_is_no_architectures_is_raised(model, tokenizer, monkeypatch):

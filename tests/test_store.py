@@ -681,9 +681,16 @@ def test_parallel_grid_search_forwards_each_distinct_prompt_once(counter):
     assert set(forwarded.values()) == {1}
 
 
-def test_the_memory_cache_says_what_it_would_need(model, tokenizer, monkeypatch, tmp_path):
+def test_the_memory_cache_says_what_it_would_need(model, tokenizer, monkeypatch, tmp_path, capsys):
     transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=2, cache_layers="all")
     transformer.transform(PROMPTS)  # no warning
+    memory_cache.clear()
+    assert "GiB" not in capsys.readouterr().err
+    for said in (True, False):  # before it takes it; then it has it
+        transformer.set_params(verbose=True).transform(PROMPTS)
+        message = "20 activations of 16 numbers need 0.00 GiB; the memory cache holds 2.00 GiB"
+        assert (message in capsys.readouterr().err) == said
+    transformer.set_params(verbose=False)
     memory_cache.clear()
     monkeypatch.setattr(memory_cache, "max_bytes", 1000)
     with pytest.warns(
