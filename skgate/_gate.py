@@ -408,7 +408,7 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         if language is not None:
             self._check_known(language)
         elif self._detects():
-            self._warn_unseen(X)
+            self._warn_unseen(self._detected_languages(X))
         return self._score(X, language)
 
     def _score(self, X: Floats, language: Languages | None) -> Floats:

@@ -335,17 +335,17 @@ class LanguageCalibrationMixin:
         return log_odds
 
     def _detected_languages(self, X: Floats) -> Languages:
-        """The most probable language of each row; None for one never seen or of no name."""
+        """The most probable language of each row: "" for shots without one, None if unseen."""
         log_likelihood, names = self._language_log_likelihood(X)
-        return np.array([*names, None], dtype=object)[log_likelihood.argmax(axis=1)]
+        named = [name or "" for name in names]
+        return np.array([*named, None], dtype=object)[log_likelihood.argmax(axis=1)]
 
-    def _warn_unseen(self, X: Floats) -> None:
-        """Warn if many rows are, most probably, in a language never seen."""
-        log_likelihood, names = self._language_log_likelihood(X)
-        unseen = int((log_likelihood.argmax(axis=1) == len(names)).sum())
-        if unseen > _UNSEEN_SHARE * len(X):
+    def _warn_unseen(self, detected: Languages) -> None:
+        """Warn if many prompts are, most probably, in a language never seen."""
+        unseen = [language is None for language in detected]
+        if sum(unseen) > _UNSEEN_SHARE * len(unseen):
             warnings.warn(
-                f"{unseen} of {len(X)} prompts look like no language that the gate knows "
+                f"{sum(unseen)} of {len(unseen)} prompts look like no language that the gate knows "
                 f"({self.languages_.tolist()}): the pooled source's boundary is used for them, "
                 "which may lie far off. Calibrate their language with partial_fit.",
                 UserWarning,

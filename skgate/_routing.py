@@ -88,12 +88,17 @@ class Router:
 
         return decide
 
+    def warn_unseen(self) -> None:
+        """Warn if many prompts were in languages that the gate can't tell."""
+        if self._languages is None and self._gate._detects():
+            self._gate._warn_unseen(self._found)
+
     def decisions(self) -> pd.DataFrame:
         """Report what was decided: one row per prompt."""
         harmful = self._scores > 0
         return pd.DataFrame(
             {
-                "language": self._found,
+                "language": [name or None for name in self._found],
                 "harmful": harmful,
                 "harm_score": self._scores,
                 "action": np.array(self._actions, dtype=object)[harmful.astype(int)],

@@ -613,7 +613,9 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         router = self._router(parts, languages, len(prompts))
         if languages is not None:
             parts.gate._check_known(languages)
-        return self._generate(parts, prompts, layer, direction, router.route, options), router
+        replies = self._generate(parts, prompts, layer, direction, router.route, options)
+        router.warn_unseen()
+        return replies, router
 
     def _generate(
         self,
