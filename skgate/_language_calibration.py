@@ -19,7 +19,6 @@ from ._language_shift import LanguagePrior
 from ._operating_point import OperatingPoint, find_operating_point
 from ._readout import Rows
 from ._suggestion import suggest_rows
-from ._unlabelled import adapt
 
 if TYPE_CHECKING:
     from ._gate import LatentGate
@@ -241,8 +240,8 @@ class LanguageCalibrationMixin:
     def suggest(self, X: Any, language: str | None = None, n: int = 8) -> npt.NDArray[np.intp]:
         """Choose the unlabelled prompts whose labels would tighten a language's boundary the most.
 
-        As many from either side of the presumable boundary as make the classes' labels equal in
-        number, evenly spread over the scores of the side.
+        They are evenly spread over the order of the prompts' scores: a systematic sample, in
+        which the classes' mean scores are less scattered than in a random one, and not biased.
 
         Parameters
         ----------
@@ -256,7 +255,7 @@ class LanguageCalibrationMixin:
         Returns
         -------
         rows : ndarray of shape (n,), dtype intp
-            Row indices into ``X``, the most useful first.
+            Row indices into ``X``, from the lowest score to the highest.
 
         Raises
         ------
@@ -266,13 +265,8 @@ class LanguageCalibrationMixin:
         check_is_fitted(self)
         X, _ = self._check_prompts(X, None)
         check_scalar(n, "n", Integral, min_val=1, max_val=len(X))
-        evidence = self._evidence.get(language, Evidence())
-        calibrator = self._calibrator
-        scores = calibrator.probe(X @ self.basis_)
-        statistics = calibrator.statistics(evidence)
-        unlabelled = np.concatenate([evidence.unlabelled, scores])
-        presumed = adapt(self._prior(), statistics, unlabelled).shift
-        return suggest_rows(scores, presumed.boundary, statistics.weight, int(n))
+        readout = self._calibrations.get(language, self._calibrations[None]).readout
+        return suggest_rows(readout(X @ self.basis_), int(n))
 
     def predict_language_proba(self, X: Any) -> Floats:
         """Tell the languages of prompts by their activations.

@@ -147,7 +147,7 @@ def hold_out_languages(data):
 
 
 def test_cross_validation_that_holds_out_whole_languages(pipe, data):
-    pipe.set_params(gate__source_languages=None)
+    pipe.set_params(gate__source_languages=None, gate__unknown_language="source")
     with config_context(enable_metadata_routing=True):
         found = cross_validate(
             pipe,
