@@ -111,7 +111,7 @@ def budget_curves(
     results = []
     for layer, rank, calibration in tqdm(settings, desc="gates", unit="gate"):
         H = X[:, layer]
-        fitted = LatentGate(rank=RANKS[rank], calibration=calibration)
+        fitted = LatentGate(rank=RANKS[rank], calibration=calibration, unknown_language="source")
         fitted.fit(H[sources], y[sources], language=language[sources])
         for seed in range(n_seeds):
             gate = deepcopy(fitted)

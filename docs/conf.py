@@ -1,18 +1,23 @@
 """Sphinx configuration."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import skgate
 
-# The tutorials are the repository's notebooks; Sphinx reads only what lies beside it.
 _here = Path(__file__).parent
+sys.path.insert(0, str(_here))
+
+from rooms import draw_map  # noqa: E402
+
+# The tutorials are the repository's notebooks; Sphinx reads only what lies beside it.
+shutil.rmtree(_here / "tutorials", ignore_errors=True)
 shutil.copytree(
-    _here.parent / "notebooks",
-    _here / "tutorials",
-    ignore=shutil.ignore_patterns(".*"),
-    dirs_exist_ok=True,
+    _here.parent / "notebooks", _here / "tutorials", ignore=shutil.ignore_patterns(".*")
 )
+(_here / "generated").mkdir(exist_ok=True)
+(_here / "generated" / "rooms.md").write_text(draw_map(), encoding="utf-8")
 
 project = "skgate"
 author = "The skgate developers"
@@ -27,11 +32,23 @@ extensions = [
     "sphinx.ext.mathjax",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "generated/rooms.md"]
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skgate"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["skgate.css"]
+html_sidebars = {
+    page: [] for page in ("index", "concepts", "benchmarks", "whats_new", "contributing")
+}
+html_theme_options = {
+    "header_links_before_dropdown": 7,
+    "navigation_depth": 2,
+    "navbar_align": "left",
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
 
 autosummary_generate = True
 autodoc_typehints = "none"

@@ -11,9 +11,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import datasets, judges, metrics
+    from . import datasets, distributed, inspection, judges, metrics
     from ._activations import ActivationTransformer
     from ._gate import LatentGate
+    from ._operating_point import OperatingPoint
     from ._provenance import ActivationSource
     from ._steering import SteeringWrapper
     from ._store import ActivationStore
@@ -25,8 +26,11 @@ __all__ = [
     "ActivationStore",
     "ActivationTransformer",
     "LatentGate",
+    "OperatingPoint",
     "SteeringWrapper",
     "datasets",
+    "distributed",
+    "inspection",
     "judges",
     "metrics",
 ]
@@ -36,6 +40,7 @@ _HOME = {
     "ActivationStore": "._store",
     "ActivationTransformer": "._activations",
     "LatentGate": "._gate",
+    "OperatingPoint": "._operating_point",
     "SteeringWrapper": "._steering",
 }
 

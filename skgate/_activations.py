@@ -170,6 +170,8 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     (2, 16)
     >>> transformer.get_feature_names_out()[[0, -1]]
     array(['layer1_0000', 'layer3_0007'], dtype=object)
+    >>> transformer.activation_source().layer
+    (1, 3)
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {

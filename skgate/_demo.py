@@ -28,9 +28,6 @@ BUDGETS = [0, 1, 4]
 
 Bools = npt.NDArray[np.bool_]
 
-_COLORS = {"harmless": "#0072B2", "harmful": "#D55E00"}
-_STEERED = "#009E73"
-
 
 class Demo:
     """Runs the model organism unsteered and steered, and measures both.
@@ -60,7 +57,8 @@ class Demo:
             organism.model, tokenizer=organism.tokenizer, layer=organism.steering["layer"]
         )
         self.wrapper = SteeringWrapper(
-            make_pipeline(reader, LatentGate()),
+            # Without shots, the paper's gate knows no language but the pooled source.
+            make_pipeline(reader, LatentGate(unknown_language="source")),
             strength=organism.steering["strength"],
             generate_kwargs={"do_sample": False, "max_new_tokens": 40},
             batch_tokens=8192,
@@ -251,51 +249,28 @@ def draw_picture(demo: Demo, table: pd.DataFrame, output: Path) -> None:
     output : Path
         The file.
     """
-    import seaborn as sns
     from matplotlib.figure import Figure
 
-    parts = take_apart(demo.wrapper.gate_)
-    calibrated = take_apart(demo.calibrated(4, seed=0).gate_).gate
-    scores = parts.gate.harm_score(parts.transformer.transform(demo.prompts["prompt"]))
-    frame = demo.prompts.assign(
-        score=scores, kind=np.where(demo.prompts["harmful"], "harmful", "harmless")
+    from .inspection import ProjectionDisplay, RefusalGapDisplay
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    ProjectionDisplay.from_estimator(
+        demo.calibrated(4, seed=0),
+        demo.prompts["prompt"],
+        demo.prompts["harmful"],
+        language=demo.prompts["language"],
+        tier=dict(zip(demo.prompts["language"], demo.prompts["tier"], strict=True)),
+        ax=left,
     )
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    axes = figure.subplots(1, len(TIERS) + 1, width_ratios=[1, 1, 1, 1.4])
-    for ax, tier in zip(axes, TIERS, strict=False):
-        part = frame[frame["tier"] == tier]
-        for kind, color in _COLORS.items():
-            rows = part[part["kind"] == kind]
-            sns.kdeplot(rows, x="score", color=color, fill=True, label=f"{kind} prompts", ax=ax)
-        ax.axvline(0, color="black", linewidth=1.2, label="boundary of the source languages")
-        of_tier = np.isin(calibrated.languages_.astype(str), part["language"].unique())
-        for bias in calibrated.language_bias_[of_tier]:
-            ax.axvline(
-                -bias,
-                color=_STEERED,
-                linestyle="--",
-                linewidth=1,
-                label="a language's own boundary",
-            )
-        ax.set(title=f"{tier}-resource", xlabel="harm score of the source gate", yticks=[])
-        ax.set_ylabel("density of test prompts" if tier == TIERS[0] else "")
-    handles = dict(zip(*axes[1].get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower left",
-        ncols=4,
-        fontsize=8,
-        frameon=False,
-    )
-    refused = table["harmful refused"].groupby([table["tier"], "condition"], sort=False).mean()
-    bars = refused.unstack("condition").loc[TIERS, ["unsteered", "gate, 4 shots"]]
-    bars.columns = pd.Index(["as it is", "steered, 4 shots per class"])
-    bars.plot.bar(ax=axes[-1], color=["#999999", _STEERED], rot=0, width=0.85)
-    axes[-1].set(title="harmful prompts refused", xlabel="", ylim=(0, 1.2))
-    axes[-1].set_yticks(np.linspace(0, 1, 6))
-    axes[-1].yaxis.set_major_formatter("{x:.0%}")
-    axes[-1].legend(loc="upper center", ncols=2, fontsize=8, frameon=False)
-    for container in axes[-1].containers:
-        axes[-1].bar_label(container, fmt="{:.0%}", fontsize=8)
+    names = {"unsteered": "as it is", "gate, 4 shots": "steered, 4 examples"}
+    by_tier = table.groupby(["condition", "tier"], sort=False).mean()
+    rows = [
+        (name, tier, kind, by_tier.loc[(condition, tier), f"{kind} refused"])
+        for condition, name in names.items()
+        for tier in TIERS
+        for kind in ("harmful", "harmless")
+    ]
+    frame = pd.DataFrame(rows, columns=["model", "tier", "prompts", "refusal_rate"])
+    RefusalGapDisplay(frame).plot(right)
     figure.savefig(output, dpi=150)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import issparse
 from scipy.special import expit, log_expit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._calibration import ClassStatistics, balanced_f1_threshold, learn_shift_prior, snap
+from ._calibrator import Calibration, Calibrator, Evidence
 from ._compat import Interval, StrOptions, _check_sample_weight, _fit_context
+from ._gate_input import check_labels, find_classes, split_language
+from ._language_calibration import LanguageCalibrationMixin
+from ._language_detector import LanguageDetector
 from ._persistence import VersionedPickle
 from ._provenance import ActivationSource, recall
-from ._readout import Readout, Rows, fit_readout, stack
-from ._subspace import Bools, Floats, harm_basis, harm_direction, projection_gap
-from ._validation import check_language, resolve_harmful_label
+from ._readout import Rows
+from ._source import learn_source
+from ._subspace import Bools, Floats, projection_gap
+from ._validation import check_language
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 Languages = npt.NDArray[np.object_]
 
 
-class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
+class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, BaseEstimator):
     """Tell harmful from harmless prompts by their activations, with a boundary per language.
 
     A logistic readout of the harmfulness subspace that the source languages span; a language's
@@ -44,15 +46,16 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         Inverse strength of the readout's L2 regularisation, as in
         :class:`~sklearn.linear_model.LogisticRegression`.
     calibration : {"shrinkage", "refit", "threshold"} or None, default="shrinkage"
-        How shots set a language's boundary (see Notes): "shrinkage" weighs them against how
-        the source languages differ from each other; "refit" is the recipe of [1]_; "threshold"
+        How shots set a language's boundary (see Notes): "shrinkage" weighs them against what
+        the source languages say of a further one; "refit" is the recipe of [1]_; "threshold"
         is its threshold rule alone, on the source readout; None ignores them.
     source_languages : list of str or None, default=None
         The languages the direction is learned from. Rows of other languages given to ``fit``
         are shots. None: every language given to ``fit`` is a source.
-    unknown_language : {"source", "error"}, default="source"
-        What to do with a language that was never seen: use the pooled source's boundary and warn,
-        or raise. No language given: the same, without the warning.
+    unknown_language : {"detect", "source", "error"}, default="detect"
+        What to do with a language that was never seen: tell the prompts' languages from their
+        activations (see Notes) and warn, use the pooled source's boundary and warn, or raise. No
+        language given: the same, without the warning ("error": the pooled source's boundary).
     language_column : str, int or None, default=None
         The column of ``X`` that holds the language, by name or (in arrays) by index, instead of
         the keyword ``language``.
@@ -82,11 +85,17 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         The languages the direction was learned from, sorted; empty for one pooled source.
     languages_ : ndarray of shape (n_languages,)
         Source and calibrated languages, sorted.
-    language_bias_ : ndarray of shape (n_languages,)
-        What the decision function of a language adds to ``intercept_``. With "refit", which
-        also moves the coefficients, the difference of the intercepts alone.
+    language_bias_, language_scale_ : ndarray of shape (n_languages,)
+        The decision function of a language is ``scale * (pooled + bias)``, with the pooled
+        source's. With "refit", which also moves the coefficients, the difference of the
+        intercepts alone, and 1.
+    bias_interval_ : ndarray of shape (n_languages, 2)
+        90 % interval of the bias that would be best for the language, for more prompts drawn
+        like its shots; nan if ``calibration`` is not "shrinkage".
     n_shots_ : ndarray of shape (n_languages, 2)
         Shots per language and class (columns as in ``classes_``); the source rows don't count.
+    n_unlabelled_ : ndarray of shape (n_languages,)
+        Unlabelled prompts that :meth:`adapt` was given.
     projection_gap_ : float
         75 % quantile of the harmful minus 25 % quantile of the harmless source rows' projections
         on ``direction_``: the unit of steering strength. Weighted rows use the inverted-CDF
@@ -111,10 +120,19 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
     - "threshold": the same rule on the language's shots alone. Needs both classes.
     - "refit": a readout fitted on source rows and the language's shots, then the same rule on
       the shots. Needs both classes.
-    - "shrinkage": the language's class means have a prior around the sources' means, with heavy
-      tails and a spread learned from the source languages; the shots update it, and the boundary
-      divides the way between the means as it does in a source. One class alone is enough. A
-      source language's own rows count among its shots.
+    - "shrinkage": the readout's scores of a language's harmless and harmful prompts are normal
+      around ``a - q / 2`` and ``a + q / 2`` with the spreads of the sources times ``w``. A priori
+      ``a`` lies around the source boundary (by a standard deviation of the scores within a class,
+      and as far as each source language is shifted for the others), ``q / w`` is half of what it
+      is in a source language held out, both with heavy tails (t distributions with 2 degrees of
+      freedom), and ``w`` is theirs. The shots update this, one class alone too, and so do
+      unlabelled prompts (:meth:`adapt`): ``a`` is the boundary, and the decision function the
+      log-odds of the two normal distributions, averaged over the uncertainty of ``a``. A source
+      language's own rows count among its shots.
+
+    Languages don't influence each other. With "detect", their places among the activations
+    (their means, in 64 random projections whitened within the source languages) give the
+    probability of each, and of one that was never seen; the decision is the mixture of theirs.
 
     Shots are kept (projected, ``rank_`` numbers each), so that the result doesn't depend on the
     order or on the number of calls in which they came.
@@ -132,12 +150,38 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
     >>> y = np.tile([0, 1], 100)
     >>> language = np.repeat(["de", "en"], 100)
     >>> X = rng.normal(size=(200, 8)) + 4 * y[:, None]
-    >>> gate = LatentGate().fit(X, y, language=language)
     >>> X_sw = rng.normal(size=(200, 8)) + 2 * y[:, None] - 3   # shifted and squeezed
+    >>> gate = LatentGate().fit(X, y, language=language)
     >>> gate.partial_fit(X_sw[:4], y[:4], language="sw").languages_
     array(['de', 'en', 'sw'], dtype=object)
-    >>> gate.score(X_sw[4:], y[4:]), gate.score(X_sw[4:], y[4:], language="sw")
-    (0.5, 0.99...)
+    >>> gate.score(X_sw[4:], y[4:], language="de"), gate.score(X_sw[4:], y[4:], language="sw")
+    (0.5, 1.0)
+    >>> gate.predict_proba(X_sw[4:6], language="sw").round(1)
+    array([[1., 0.],
+           [0., 1.]])
+
+    Harmless shots alone, or unlabelled prompts, move a boundary too; what was learned of
+    a language can be forgotten, and merged with what another copy has learned:
+
+    >>> from copy import deepcopy
+    >>> harmless = X_sw[y == 0][:4]
+    >>> one = deepcopy(gate).forget("sw").partial_fit(harmless, [0, 0, 0, 0], language="sw")
+    >>> one.score(X_sw[4:], y[4:], language="sw")
+    1.0
+    >>> other = deepcopy(gate).forget("sw").adapt(X_sw + 1, language="yo")
+    >>> other.score(X_sw + 1, y, language="yo")
+    1.0
+    >>> one.merge(other).languages_
+    array(['de', 'en', 'sw', 'yo'], dtype=object)
+
+    Which prompts to label next, and a threshold whose false alarms stay below a target:
+
+    >>> y[gate.suggest(X_sw, language="sw", n=4)]
+    array([0, 1, 0, 1])
+    >>> point = gate.operating_point("en", target_fpr=0.1)
+    >>> f"at most {point.fpr_bound:.1%} false alarms"
+    'at most 7.6% false alarms'
+    >>> flagged = gate.harm_score(X[100:], language="en") > point.threshold
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -145,7 +189,7 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         "C": [Interval(Real, 0, None, closed="neither")],
         "calibration": [StrOptions({"shrinkage", "refit", "threshold"}), None],
         "source_languages": ["array-like", None],
-        "unknown_language": [StrOptions({"source", "error"})],
+        "unknown_language": [StrOptions({"detect", "source", "error"})],
         "language_column": [str, Integral, None],
         "harmful_label": "no_validation",
     }
@@ -165,7 +209,7 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         C: float = 1.0,
         calibration: str | None = "shrinkage",
         source_languages: Sequence[str] | None = None,
-        unknown_language: str = "source",
+        unknown_language: str = "detect",
         language_column: str | int | None = None,
         harmful_label: Any = None,
     ) -> None:
@@ -230,29 +274,46 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         activation_source: ActivationSource | None,
     ) -> LatentGate:
         X, y, language, weight = self._check_rows(X, y, language, sample_weight, reset=True)
-        self._set_classes(y)
+        self.classes_, self.harmful_label_ = find_classes(y, self.harmful_label)
         harmful = y == self.harmful_label_
         is_source = self._find_sources(language, len(X))
         sources = None if language is None else language[is_source]
-        self.source_languages_ = _distinct(sources)
-        self._learn_subspace(X[is_source], harmful[is_source], weight[is_source], sources)
-        rows = Rows(X @ self.basis_, harmful, weight)
-        self._source = rows.take(is_source)
-        self._source_language: Any = sources
-        self.projection_gap_ = projection_gap(
-            X[is_source] @ self.direction_, self._source.harmful, self._source.weight
+        X_source = X if is_source.all() else X[is_source]
+        source = learn_source(
+            X_source, harmful[is_source], weight[is_source], sources, self.rank, self.C
         )
-        self._probe = fit_readout(self._source, self.C)
-        scores = self._probe(self._source.z)
-        threshold = balanced_f1_threshold(snap(scores), self._source.harmful, self._source.weight)
-        self._prior = learn_shift_prior(scores, self._source.harmful, self._source.weight, sources)
-        self._zero_shot = self._probe.lowered(0.0 if self.calibration is None else threshold)
+        self.direction_, self.basis_, self.rank_ = source.direction, source.basis, source.rank
+        self.projection_gap_ = projection_gap(
+            X_source @ self.direction_, source.rows.harmful, source.rows.weight
+        )
+        self.source_languages_ = np.array(
+            [] if sources is None else list(source.groups), dtype=object
+        )
         self.activation_source_ = activation_source or recall(X)
-        self._shots: dict[str | None, Rows] = {}
-        self._readouts: dict[str | None, Readout] = {None: self._zero_shot}
-        self._calibrate(self.source_languages_)
-        if not is_source.all() and language is not None:
-            self._calibrate(self._add_shots(rows.take(~is_source), language[~is_source]))
+        boundary = 0.0 if self.calibration is None else source.boundary
+        self._calibrator = Calibrator(
+            method=self.calibration,
+            C=self.C,
+            source=source.rows,
+            probe=source.probe,
+            zero_shot=source.probe.lowered(boundary),
+            prior=source.prior(self.C) if self.calibration == "shrinkage" else None,
+        )
+        self._detector = LanguageDetector(X_source, list(source.groups.values()))
+        self._source_evidence: dict[str | None, Evidence] = {
+            name: Evidence(source.rows.take(rows), place=self._detector.place(*source.totals[name]))
+            for name, rows in source.groups.items()
+            if sources is not None
+        }
+        self._evidence = dict(self._source_evidence)
+        self._calibrations = {None: Calibration(self._calibrator.zero_shot)}
+        self._calibrate(self._evidence)
+        if is_source.all() or language is None:
+            self._publish()
+        else:
+            rest = ~is_source
+            shots = Rows(X[rest] @ self.basis_, harmful[rest], weight[rest])
+            self._add(X[rest], shots, language[rest])
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -294,14 +355,13 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         """
         if not hasattr(self, "classes_"):
             self.fit(X, y, language=language, sample_weight=sample_weight)
-            self._check_labels(classes, "classes")
+            check_labels(classes, self.classes_, "classes")
             return self
         X, y, language, weight = self._check_rows(X, y, language, sample_weight, reset=False)
-        self._check_labels(classes, "classes")
-        self._check_labels(y, "y")
+        check_labels(classes, self.classes_, "classes")
+        check_labels(y, self.classes_, "y")
         self._check_activations(X)
-        rows = Rows(X @ self.basis_, y == self.harmful_label_, weight)
-        self._calibrate(self._add_shots(rows, language))
+        self._add(X, Rows(X @ self.basis_, y == self.harmful_label_, weight), language)
         return self
 
     def decision_function(self, X: Any, language: Any = None) -> Floats:
@@ -312,7 +372,7 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         X : array-like of shape (n_prompts, d)
             Activations; with ``language_column``, one column more.
         language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of the prompts, one for all or one each. None: the pooled source's boundary.
+            Languages of the prompts, one for all or one each. None: as ``unknown_language`` has it.
 
         Returns
         -------
@@ -322,7 +382,8 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         Warns
         -----
         UserWarning
-            If a language was never seen and ``unknown_language="source"``; it names it.
+            If a language given was never seen; it names it. If languages are detected and more
+            than a tenth of the prompts look like none that is known; it says how many.
         """
         scores = self.harm_score(X, language)
         return scores * self._sign
@@ -343,24 +404,26 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
             Log-odds towards ``harmful_label_``.
         """
         check_is_fitted(self)
-        X, language = self._split_language(X, language)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        self._check_activations(X)
-        if language is None:
-            return self._score(X, None)
-        language = check_language(language, len(X))
-        self._check_known(language)
+        X, language = self._check_prompts(X, language)
+        if language is not None:
+            self._check_known(language)
+        elif self._detects():
+            self._warn_unseen(self._detected_languages(X))
         return self._score(X, language)
 
     def _score(self, X: Floats, language: Languages | None) -> Floats:
         """Score checked rows."""
         z = X @ self.basis_
-        if language is None:
-            return self._readouts[None](z)
-        scores = np.empty(len(z))
-        for name in set(language):
-            rows = language == name
-            scores[rows] = self._readouts.get(name, self._readouts[None])(z[rows])
+        names = np.full(len(X), None, dtype=object) if language is None else language
+        scores = np.empty(len(X))
+        for name in set(names):
+            rows = names == name
+            if name in self._calibrations and (name is not None or not self._detects()):
+                scores[rows] = self._calibrations[name].readout(z[rows])
+            elif self._detects():
+                scores[rows] = self._detected_score(X[rows])
+            else:
+                scores[rows] = self._calibrations[None].readout(z[rows])
         return scores
 
     def predict(self, X: Any, language: Any = None) -> npt.NDArray[Any]:
@@ -440,73 +503,11 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         predicted = self.predict(X, language)
         return float(accuracy_score(y, predicted, sample_weight=sample_weight))
 
-    @property
-    def _sign(self) -> int:
-        return 1 if self.classes_[1] == self.harmful_label_ else -1
-
-    def _split_language(self, X: Any, language: Any) -> tuple[Any, Any]:
-        """Take the language out of its column of X, if it is there."""
-        column = self.language_column
-        if column is None:
-            return X, language
-        if language is not None:
-            raise ValueError(
-                f"language was given although language_column={column!r} names the column of X "
-                "that holds it; expected only one of them."
-            )
-        if hasattr(X, "iloc"):
-            known = X.columns if isinstance(column, str) else range(-X.shape[1], X.shape[1])
-            if column not in known:
-                raise ValueError(
-                    f"language_column={column!r} is not among the {X.shape[1]} columns of X: "
-                    f"{list(X.columns[:5])}... Use set_output(transform='pandas') in the steps "
-                    "before."
-                )
-            name = column if isinstance(column, str) else X.columns[column]
-            return X.drop(columns=name), X[name]
-        if isinstance(column, str):
-            raise ValueError(
-                f"language_column={column!r} is a name, but X is a {type(X).__name__} without "
-                "column names; expected a DataFrame or an index."
-            )
-        if issparse(X):
-            raise TypeError(
-                "X is sparse, but with language_column it holds a language; expected "
-                "a dense array or a DataFrame."
-            )
-        X = np.asarray(X, dtype=object)
-        if X.ndim != 2 or not -X.shape[1] <= column < X.shape[1]:
-            raise ValueError(f"language_column={column} is out of range for X of shape {X.shape}.")
-        return np.delete(X, column, axis=1), X[:, column]
-
-    def _set_classes(self, y: npt.NDArray[Any]) -> None:
-        check_classification_targets(y)
-        self.classes_ = np.unique(y)
-        if len(self.classes_) != 2:
-            found = f"y has {len(self.classes_)} class(es): {self.classes_[:5].tolist()}"
-            kind = type_of_target(y) if len(self.classes_) > 2 else "one class"
-            raise ValueError(
-                "Only binary classification is supported. The type of the target is "
-                f"{kind}. {found}; expected exactly 2 classes."
-            )
-        known = self.classes_.tolist()
-        harmful = resolve_harmful_label(known, self.harmful_label)
-        self.harmful_label_ = self.classes_[known.index(harmful)]
-
-    def _check_labels(self, labels: Any, name: str) -> None:
-        if labels is None:
-            return
-        unknown = sorted(set(np.asarray(labels).tolist()) - set(self.classes_.tolist()), key=repr)
-        if unknown:
-            raise ValueError(
-                f"{name} contains {unknown}, expected labels out of {self.classes_.tolist()}."
-            )
-
     def _check_rows(
         self, X: Any, y: Any, language: Any, sample_weight: Any, *, reset: bool
     ) -> tuple[Floats, npt.NDArray[Any], Languages | None, Floats]:
         """Check labelled rows and drop those of weight 0."""
-        X, language = self._split_language(X, language)
+        X, language = split_language(X, language, self.language_column)
         X, y = validate_data(self, X, y, dtype=np.float64, reset=reset)
         language = None if language is None else check_language(language, len(X))
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
@@ -517,6 +518,13 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
             X, y, weight = X[present], y[present], weight[present]
             language = None if language is None else language[present]
         return X, y, language, weight
+
+    def _check_prompts(self, X: Any, language: Any) -> tuple[Floats, Languages | None]:
+        """Check unlabelled rows."""
+        X, language = split_language(X, language, self.language_column)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        self._check_activations(X)
+        return X, None if language is None else check_language(language, len(X))
 
     def _check_activations(self, X: Floats) -> None:
         """Raise if rows are known to be other activations than the gate was fitted on."""
@@ -555,90 +563,6 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         is_source: Bools = np.isin(language.astype(str), sorted(sources))
         return is_source
 
-    def _learn_subspace(
-        self, X: Floats, harmful: Bools, weight: Floats, language: Languages | None
-    ) -> None:
-        if harmful.all() or not harmful.any():
-            raise ValueError(
-                "y has one class among the rows of the source languages; expected harmful and "
-                "harmless prompts there."
-            )
-        pooled = harm_direction(X, harmful, weight)
-        if pooled is None:
-            raise ValueError(
-                "X has the same mean for both classes of y in the source languages; expected "
-                "activations that differ."
-            )
-        groups = [language == name for name in _distinct(language)]
-        found = [harm_direction(X[rows], harmful[rows], weight[rows]) for rows in groups]
-        units = [direction for direction in found if direction is not None]
-        self.direction_ = pooled
-        self.basis_ = harm_basis(np.stack(units or [pooled]), self.rank, pooled)
-        self.rank_ = self.basis_.shape[1]
-
-    def _add_shots(self, rows: Rows, language: Languages | None) -> list[str | None]:
-        """Keep labelled rows by language; returns the languages."""
-        names: list[str | None] = [None] if language is None else list(_distinct(language))
-        for name in names:
-            shots = rows if language is None else rows.take(language == name)
-            self._shots[name] = stack(self._shots.get(name), shots) or shots
-        return names
-
-    def _calibrate(self, languages: Iterable[str | None]) -> None:
-        """Set the readouts of ``languages`` and publish the fitted attributes."""
-        for name in languages:
-            readout = self._calibrated(name)
-            self._readouts[name] = self._zero_shot if readout is None else readout
-            if readout is None and name in self._shots:
-                self._warn_idle(name)
-        pooled = self._readouts[None]
-        known = sorted(name for name in self._readouts if name is not None)
-        self.languages_ = np.array(known, dtype=object)
-        self.coef_ = self._sign * (self.basis_ @ pooled.coef)[np.newaxis]
-        self.intercept_ = np.array([self._sign * pooled.intercept])
-        self.language_bias_ = np.array(
-            [self._sign * (self._readouts[name].intercept - pooled.intercept) for name in known]
-        )
-        self.n_shots_ = np.zeros((len(known), 2), dtype=np.int64)
-        for row, name in enumerate(known):
-            if name in self._shots:
-                harmful = self._shots[name].harmful
-                self.n_shots_[row] = [(~harmful).sum(), harmful.sum()][:: self._sign]
-
-    def _calibrated(self, language: str | None) -> Readout | None:
-        """Calibrate a language's readout; None where there is nothing to go by."""
-        shots = self._shots.get(language)
-        if self.calibration == "shrinkage":
-            own = None
-            if language is not None and language in self.source_languages_:
-                own = self._source.take(self._source_language == language)
-            evidence = stack(own, shots)
-            if evidence is None:
-                return None
-            scores = self._probe(evidence.z)
-            statistics = ClassStatistics.of(scores, evidence.harmful, evidence.weight)
-            return self._probe.lowered(self._prior.boundary(statistics))
-        if self.calibration is None or shots is None or not shots.has_both_classes:
-            return None
-        probe = self._probe
-        if self.calibration == "refit":
-            probe = fit_readout(stack(self._source, shots) or shots, self.C)
-        threshold = balanced_f1_threshold(snap(probe(shots.z)), shots.harmful, shots.weight)
-        return probe.lowered(threshold)
-
-    def _warn_idle(self, language: str | None) -> None:
-        reason = (
-            "ignores shots"
-            if self.calibration is None
-            else "needs shots of both classes; calibration='shrinkage' does with one"
-        )
-        warnings.warn(
-            f"The shots of language {language!r} don't move its boundary: "
-            f"calibration={self.calibration!r} {reason}.",
-            UserWarning,
-            stacklevel=4,
-        )
-
     def _check_known(self, language: Languages) -> None:
         unknown = sorted(set(language) - set(self.languages_))
         if not unknown:
@@ -646,11 +570,16 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         message = f"language {unknown} was never seen; known are {self.languages_.tolist()}."
         if self.unknown_language == "error":
             raise ValueError(
-                f"{message} Calibrate it with partial_fit, or use unknown_language='source'."
+                f"{message} Calibrate it with partial_fit, or use unknown_language='source' or "
+                "'detect'."
             )
+        used = (
+            "The languages known are mixed by how well the prompts fit them"
+            if self._detects()
+            else "The pooled source's boundary is used"
+        )
         warnings.warn(
-            f"{message} The pooled source's boundary is used, which may lie far off: calibrate it "
-            "with partial_fit.",
+            f"{message} {used}, which may lie far off: calibrate it with partial_fit.",
             UserWarning,
             stacklevel=4,
         )
@@ -659,8 +588,3 @@ class LatentGate(VersionedPickle, ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
-
-
-def _distinct(language: Languages | None) -> Languages:
-    """Return the languages among the rows, sorted."""
-    return np.array([] if language is None else sorted(set(language)), dtype=object)

@@ -40,6 +40,22 @@ class ActivationSource:
         The layers read, 0-based.
     position : str or int
         The token position read.
+
+    See Also
+    --------
+    ActivationTransformer.activation_source : Describes where its activations come from.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> from skgate import ActivationSource
+    >>> source = ActivationSource(model="an/instruct-model", weights="4f0a", tokenizer="c1d2",
+    ...                           template="99be", layer=(15,), position="last")
+    >>> elsewhere = replace(source, model="a/copy", layer=(16,))
+    >>> source.differences(elsewhere)
+    ['layer']
+    >>> source.describe_change(elsewhere)
+    'layer=(16,) instead of (15,)'
     """
 
     model: str = field(compare=False)

@@ -21,6 +21,10 @@ class Rows(NamedTuple):
         """Return some of the rows."""
         return Rows(self.z[rows], self.harmful[rows], self.weight[rows])
 
+    def empty(self) -> Rows:
+        """Return none of the rows."""
+        return Rows(self.z[:0], self.harmful[:0], self.weight[:0])
+
     @property
     def has_both_classes(self) -> bool:
         """Whether there are harmful and harmless rows."""
@@ -49,6 +53,10 @@ class Readout(NamedTuple):
     def lowered(self, threshold: float) -> Readout:
         """Return the score whose boundary is this one's ``threshold``."""
         return Readout(self.coef, self.intercept - threshold)
+
+    def scaled(self, factor: float) -> Readout:
+        """Return the score of the same boundary that is steeper by ``factor``."""
+        return Readout(self.coef * factor, self.intercept * factor)
 
 
 def fit_readout(rows: Rows, C: float) -> Readout:

@@ -48,6 +48,7 @@ class Router:
         self._ablate = 1.0 if on_harmless else 0.0
         self._actions = on_harmless or "none", on_harmful or "none"
         self._languages = languages
+        self._found = np.full(n_prompts, None, dtype=object) if languages is None else languages
         self._scores = np.full(n_prompts, np.nan)
 
     def route(self, batch: list[int] | None) -> Route:
@@ -71,7 +72,8 @@ class Router:
             language = self._languages
             if language is not None:
                 language = np.repeat(language, n_prompts) if batch is None else language[batch]
-            scores = self._gate._score(rows[::repeats].double().cpu().numpy(), language)
+            activations = rows[::repeats].double().cpu().numpy()
+            scores = self._gate._score(activations, language)
             if not np.isfinite(scores).all():
                 raise RuntimeError(
                     "The activations that the gate reads are not finite (an overflow in float16?), "
@@ -79,17 +81,24 @@ class Router:
                 )
             if batch is not None:
                 self._scores[batch] = scores
+                if language is None and self._gate._detects():
+                    self._found[batch] = self._gate._detected_languages(activations)
             harmful = torch.from_numpy(scores > 0).repeat_interleave(repeats)
             return Edit(add=harmful * self._add, ablate=~harmful * self._ablate)
 
         return decide
+
+    def warn_unseen(self) -> None:
+        """Warn if many prompts were in languages that the gate can't tell."""
+        if self._languages is None and self._gate._detects():
+            self._gate._warn_unseen(self._found)
 
     def decisions(self) -> pd.DataFrame:
         """Report what was decided: one row per prompt."""
         harmful = self._scores > 0
         return pd.DataFrame(
             {
-                "language": self._languages,
+                "language": [name or None for name in self._found],
                 "harmful": harmful,
                 "harm_score": self._scores,
                 "action": np.array(self._actions, dtype=object)[harmful.astype(int)],
@@ -122,5 +131,12 @@ def projection_unit(gate: LatentGate) -> float:
 
 def gate_version(gate: LatentGate) -> str:
     """Hash what decides about a gate's answers into 12 hexadecimal digits."""
-    arrays = (gate.direction_, gate.coef_, gate.intercept_, gate.language_bias_)
-    return digest(gate.languages_.tolist(), *(array.tobytes() for array in arrays))[:12]
+    arrays = (
+        gate.direction_,
+        gate.coef_,
+        gate.intercept_,
+        gate.language_bias_,
+        gate.language_scale_,
+    )
+    settings = gate.languages_.tolist(), gate.unknown_language
+    return digest(*settings, *(array.tobytes() for array in arrays))[:12]

@@ -88,10 +88,27 @@ class ActivationStore:
     Examples
     --------
     >>> import tempfile
+    >>> import numpy as np
     >>> from skgate import ActivationStore
     >>> store = ActivationStore(tempfile.mkdtemp())
     >>> store.info().n_rows
     0
+
+    What a transformer does with it, for each batch of prompts:
+
+    >>> namespace, prompts = 32 * "0", [16 * b"a", 16 * b"b"]
+    >>> with store.claim(namespace, prompts) as ours:
+    ...     store.insert(namespace, prompts, {15: np.ones((2, 4), dtype=np.float32)},
+    ...                  {"model": "an/old-model", "device": "cpu"})
+    >>> ours
+    [True, True]
+    >>> store.lookup(namespace, [16 * b"b", 16 * b"c"], layers=[15])
+    [array([[1., 1., 1., 1.]], dtype=float32), None]
+
+    Make room:
+
+    >>> store.prune(model="an/old-model")["n_rows"].sum()
+    np.int64(2)
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

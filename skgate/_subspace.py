@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,8 +11,10 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
-def harm_direction(X: Floats, harmful: Bools, weight: Floats) -> Floats | None:
-    """Unit vector from the mean of the harmless to the mean of the harmful rows.
+def class_sums(
+    X: Floats, harmful: Bools, weight: Floats, groups: Sequence[Bools]
+) -> tuple[Floats, Floats]:
+    """Sum the rows of every group and class, in one pass over ``X``.
 
     Parameters
     ----------
@@ -20,19 +24,51 @@ def harm_direction(X: Floats, harmful: Bools, weight: Floats) -> Floats | None:
         Labels.
     weight : ndarray of shape (n,)
         Positive weights.
+    groups : sequence of ndarray of bool of shape (n,)
+        The rows of each group.
+
+    Returns
+    -------
+    sums : ndarray of shape (n_groups, 2, d)
+        Weighted sums of the (harmless, harmful) rows.
+    weights : ndarray of shape (n_groups, 2)
+        Their weights.
+    """
+    members = np.array([rows & label for rows in groups for label in (~harmful, harmful)]) * weight
+    sums = (members @ X).reshape(len(groups), 2, X.shape[1])
+    return sums, members.sum(axis=1).reshape(len(groups), 2)
+
+
+def direction_between(sums: Floats, weights: Floats) -> Floats | None:
+    """Unit vector from the mean of the harmless to the mean of the harmful rows.
+
+    Parameters
+    ----------
+    sums : ndarray of shape (2, d)
+        Sums of the (harmless, harmful) rows.
+    weights : ndarray of shape (2,)
+        Their weights.
 
     Returns
     -------
     direction : ndarray of shape (d,) or None
-        None where a class is missing or the means are equal.
+        None where a class is missing or the means are equal up to rounding.
     """
-    if harmful.all() or not harmful.any():
+    if not (weights > 0).all():
         return None
-    balance = np.where(harmful, weight / weight[harmful].sum(), -weight / weight[~harmful].sum())
-    # Shifting by any row changes nothing but rounding: it makes equal means exactly equal.
-    difference: Floats = balance @ (X - X[0])
+    means = sums / weights[:, None]
+    difference: Floats = means[1] - means[0]
     length = np.linalg.norm(difference)
-    return difference / length if length > 0 else None
+    return difference / length if length > 1e-12 * np.abs(means).max() else None
+
+
+def harm_direction(X: Floats, harmful: Bools, weight: Floats) -> Floats | None:
+    """Unit vector from the mean of the harmless to the mean of the harmful rows of ``X``.
+
+    None where a class is missing or the means are equal up to rounding.
+    """
+    sums, weights = class_sums(X, harmful, weight, [np.ones(len(X), dtype=bool)])
+    return direction_between(sums[0], weights[0])
 
 
 def harm_basis(directions: Floats, rank: int, towards: Floats) -> Floats:

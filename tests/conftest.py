@@ -9,6 +9,7 @@ import pytest
 from tiny import CHAT_TEMPLATE, WORDS, make_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +54,17 @@ def empty_cache():
     """No test sees activations of another."""
     if "skgate._cache" in sys.modules:
         sys.modules["skgate._cache"].memory_cache.clear()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A local Ray cluster of two CPUs: one for an actor, one for reading and writing."""
+    import ray.data
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=2**27)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield
+        ray.shutdown()

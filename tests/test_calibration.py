@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from shifted import pooled_gate
 
-from skgate import LatentGate
-from skgate._calibration import ClassStatistics, balanced_f1_threshold, learn_shift_prior, snap
+from skgate._threshold_rule import balanced_f1_threshold, snap
 
 exhaustive = settings(
     max_examples=300,
@@ -195,7 +195,7 @@ def test_zero_shot_is_the_literal_probe_and_threshold(seed, rank):
     X, y, language = sources(rng)
     X_test, _ = draw(rng, 100, shift=1.0)
     score, threshold = literal_zero_shot(X, y, language, rank)
-    gate = LatentGate(rank=rank).fit(X, y, language=language)
+    gate = pooled_gate(rank=rank).fit(X, y, language=language)
     np.testing.assert_allclose(gate.decision_function(X_test), score(X_test) - threshold, atol=1e-5)
     np.testing.assert_array_equal(gate.predict(X_test), score(X_test) > threshold)
 
@@ -207,7 +207,7 @@ def test_calibrated_languages_are_the_literal_probe_and_threshold(calibration, b
     for seed in range(5):
         rng = np.random.default_rng([2, seed, budget])
         X, y, language = sources(rng)
-        gate = LatentGate(rank=rank, calibration=calibration).fit(X, y, language=language)
+        gate = pooled_gate(rank=rank, calibration=calibration).fit(X, y, language=language)
         zero_shot = gate.decision_function(X)
         basis = gate.basis_.copy()
         targets = {"sw": draw(rng, budget, 1.0, 2.0), "yo": draw(rng, budget, -2.0, 1.0)}
@@ -229,7 +229,7 @@ def test_refit_moves_the_coefficients_of_its_language_alone():
     rng = np.random.default_rng(3)
     X, y, language = sources(rng)
     X_shots, y_shots = draw(rng, 32, 3.0, 1.0)
-    gate = LatentGate(calibration="refit").fit(X, y, language=language)
+    gate = pooled_gate(calibration="refit").fit(X, y, language=language)
     coef = gate.coef_.copy()
     gate.partial_fit(X_shots, y_shots, language="sw")
     offset = gate.decision_function(X, language="sw") - gate.decision_function(X)
@@ -246,7 +246,7 @@ def test_shots_of_one_class_warn_and_keep_the_source_boundary(calibration, label
     rng = np.random.default_rng(4)
     X, y, language = sources(rng)
     X_shots, _ = draw(rng, 4)
-    gate = LatentGate(calibration=calibration).fit(X, y, language=language)
+    gate = pooled_gate(calibration=calibration).fit(X, y, language=language)
     with pytest.warns(UserWarning, match=r"'sw'.*needs shots of both classes"):
         gate.partial_fit(X_shots, np.full(8, label), language="sw")
     assert "sw" in gate.languages_
@@ -260,11 +260,11 @@ def test_shots_of_one_class_count_once_the_other_class_arrives(calibration):
     rng = np.random.default_rng(5)
     X, y, language = sources(rng)
     X_shots, y_shots = draw(rng, 3, 1.0, 2.0)
-    gate = LatentGate(calibration=calibration).fit(X, y, language=language)
+    gate = pooled_gate(calibration=calibration).fit(X, y, language=language)
     with pytest.warns(UserWarning, match="both classes"):
         gate.partial_fit(X_shots[y_shots == 0], y_shots[y_shots == 0], language="sw")
     gate.partial_fit(X_shots[y_shots == 1], y_shots[y_shots == 1], language="sw")
-    at_once = LatentGate(calibration=calibration).fit(X, y, language=language)
+    at_once = pooled_gate(calibration=calibration).fit(X, y, language=language)
     at_once.partial_fit(X_shots, y_shots, language="sw")
     np.testing.assert_allclose(
         gate.decision_function(X, language="sw"),
@@ -276,7 +276,7 @@ def test_shots_of_one_class_count_once_the_other_class_arrives(calibration):
 def test_no_calibration_warns_about_shots_and_ignores_them():
     rng = np.random.default_rng(6)
     X, y, language = sources(rng)
-    gate = LatentGate(calibration=None).fit(X, y, language=language)
+    gate = pooled_gate(calibration=None).fit(X, y, language=language)
     with pytest.warns(UserWarning, match=r"'sw'.*calibration=None ignores shots"):
         gate.partial_fit(*draw(rng, 4, 5.0), language="sw")
     np.testing.assert_array_equal(
@@ -294,7 +294,7 @@ def test_shrinkage_follows_shots_of_one_class(label, shift):
     X, y, language = sources(rng)
     X_shots, y_shots = draw(rng, 4, shift)
     one = y_shots == label
-    gate = LatentGate().fit(X, y, language=language)
+    gate = pooled_gate().fit(X, y, language=language)
     gate.partial_fit(X_shots[one], y_shots[one], language="sw")
     bias = gate.language_bias_[list(gate.languages_).index("sw")]
     # Prompts that score higher than the sources' of their class need a higher boundary.
@@ -306,11 +306,11 @@ def test_shrinkage_follows_shots_of_one_class(label, shift):
 def test_shrinkage_believes_shots_more_the_more_there_are():
     rng = np.random.default_rng(8)
     X, y, language = sources(rng)
-    gate = LatentGate().fit(X, y, language=language)
+    gate = pooled_gate().fit(X, y, language=language)
     typical = np.stack([X[y == 0].mean(axis=0), X[y == 1].mean(axis=0)])
 
     def bias(shift, times):
-        gate = LatentGate().fit(X, y, language=language)
+        gate = pooled_gate().fit(X, y, language=language)
         shots = np.repeat(typical + shift * gate.direction_, times, axis=0)
         gate.partial_fit(shots, np.repeat([0, 1], times), language="sw")
         return gate.language_bias_[list(gate.languages_).index("sw")]
@@ -327,23 +327,10 @@ def test_sources_far_apart_do_not_spoil_shrinkage(shift):
     rng = np.random.default_rng(9)
     drawn = [draw(rng, 100, shift * i) for i in range(3)]
     X, y = (np.concatenate(parts) for parts in zip(*drawn[:2], strict=True))
-    gate = LatentGate().fit(X, y, language=np.repeat(["de", "en"], 200))
+    gate = pooled_gate().fit(X, y, language=np.repeat(["de", "en"], 200))
     gate.partial_fit(drawn[2][0][:16], drawn[2][1][:16], language="sw")
     for name, (rows, labels) in zip(["de", "en", "sw"], drawn, strict=True):
         assert gate.score(rows, labels, language=name) > 0.75
-
-
-def test_the_prior_alone_puts_the_boundary_between_the_class_means():
-    rng = np.random.default_rng(9)
-    scores = rng.normal(size=60) + 4 * np.tile([0, 1], 30)
-    harmful, weight = np.tile([False, True], 30), np.ones(60)
-    language = np.repeat(["a", "b", "c"], 20).astype(object)
-    prior = learn_shift_prior(scores + 50, harmful, weight, language)
-    nothing = ClassStatistics.of(scores[:0], harmful[:0], weight[:0])
-    assert 51 < prior.boundary(nothing) < 53
-    one_source = learn_shift_prior(scores, harmful, weight, None)
-    threshold = balanced_f1_threshold(scores, harmful, weight)
-    assert one_source.boundary(nothing) == pytest.approx(threshold, rel=1e-9)
 
 
 def test_equal_rows_get_equal_scores_to_the_threshold_rule():
@@ -366,11 +353,11 @@ def test_four_shots_beat_none_and_shrinkage_keeps_up_with_the_threshold_rule():
         X, y, language = sources(rng)
         shift, gap = rng.choice([-1.0, 1.0]) * rng.uniform(1.0, 3.0), 2.0  # shifted and squeezed
         (X_shots, y_shots), (X_test, y_test) = draw(rng, 4, shift, gap), draw(rng, 200, shift, gap)
-        gate = LatentGate().fit(X, y, language=language)
+        gate = pooled_gate().fit(X, y, language=language)
         zero_shot.append(balanced_accuracy(gate, X_test, y_test, None))
         gate.partial_fit(X_shots, y_shots, language="sw")
         shrinkage.append(balanced_accuracy(gate, X_test, y_test, "sw"))
-        gate = LatentGate(calibration="threshold").fit(X, y, language=language)
+        gate = pooled_gate(calibration="threshold").fit(X, y, language=language)
         gate.partial_fit(X_shots, y_shots, language="sw")
         rule.append(balanced_accuracy(gate, X_test, y_test, "sw"))
     assert np.mean(shrinkage) > np.mean(zero_shot) + 0.02

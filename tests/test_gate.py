@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from shifted import pooled_gate
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
@@ -87,9 +88,9 @@ def test_scikit_learns_own_checks(estimator, check):
 def test_labels_of_any_kind_come_out_right(sources, labels, harmful_label, calibration):
     X, y, language = sources
     named = np.array(labels)[y]
-    gate = LatentGate(harmful_label=harmful_label, calibration=calibration)
+    gate = pooled_gate(harmful_label=harmful_label, calibration=calibration)
     gate.fit(X, named, language=language)
-    plain = LatentGate(calibration=calibration).fit(X, y, language=language)
+    plain = pooled_gate(calibration=calibration).fit(X, y, language=language)
     assert gate.harmful_label_ == labels[1]
     np.testing.assert_array_equal(gate.harm_score(X), plain.harm_score(X))
     np.testing.assert_array_equal(gate.predict(X), np.array(labels)[plain.predict(X)])
@@ -117,7 +118,7 @@ def test_labels_of_any_kind_come_out_right(sources, labels, harmful_label, calib
 def test_scikit_learns_meta_estimators_keep_the_labels(sources, labels, harmful_label):
     X, y, _ = sources
     named = np.array(list(labels))[y]
-    gate = LatentGate(harmful_label=harmful_label)
+    gate = pooled_gate(harmful_label=harmful_label)
     for wrapped in (TunedThresholdClassifierCV(gate), CalibratedClassifierCV(gate)):
         assert (wrapped.fit(X, named).predict(X) == named).mean() > 0.9
     assert (cross_val_predict(gate, X, named) == named).mean() > 0.9
@@ -126,7 +127,7 @@ def test_scikit_learns_meta_estimators_keep_the_labels(sources, labels, harmful_
 def test_shots_of_the_class_that_sorts_first_are_counted_in_its_column(sources, target):
     X, y, language = sources
     named = np.array(["harmless", "harmful"])
-    gate = LatentGate().fit(X, named[y], language=language)
+    gate = pooled_gate().fit(X, named[y], language=language)
     gate.partial_fit(target[0][:5], named[target[1][:5]], language="sw")  # 3 harmless, 2 harmful
     assert gate.classes_.tolist() == ["harmful", "harmless"]
     assert gate.languages_.tolist() == ["de", "en", "fr", "sw"]
@@ -142,7 +143,7 @@ def test_shots_of_the_class_that_sorts_first_are_counted_in_its_column(sources, 
 def test_shots_mend_a_shifted_language_and_leave_the_others_alone(sources, target, calibration):
     X, y, language = sources
     X_shots, y_shots, X_test, y_test = *(part[:8] for part in target), *(p[8:] for p in target)
-    gate = LatentGate(calibration=calibration).fit(X, y, language=language)
+    gate = pooled_gate(calibration=calibration).fit(X, y, language=language)
     before = gate.decision_function(X, language=language)
     with pytest.warns(UserWarning, match=r"language \['sw'\] was never seen"):
         assert gate.score(X_test, y_test, language="sw") < 0.7
@@ -155,8 +156,8 @@ def test_shots_mend_a_shifted_language_and_leave_the_others_alone(sources, targe
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
 def test_shots_through_fit_equal_shots_through_partial_fit(data, sources, target, calibration):
     X, y, language = data
-    at_once = LatentGate(calibration=calibration, source_languages=SOURCES)
-    in_two = LatentGate(calibration=calibration)
+    at_once = pooled_gate(calibration=calibration, source_languages=SOURCES)
+    in_two = pooled_gate(calibration=calibration)
     if calibration is None:
         with pytest.warns(UserWarning, match="ignores shots"):
             at_once.fit(X, y, language=language)
@@ -179,9 +180,9 @@ def test_shots_through_fit_equal_shots_through_partial_fit(data, sources, target
 def test_the_order_and_number_of_calls_do_not_matter(sources, target, calibration):
     X, y, language = sources
     X_shots, y_shots = (part[:8] for part in target)
-    at_once = LatentGate(calibration=calibration).fit(X, y, language=language)
+    at_once = pooled_gate(calibration=calibration).fit(X, y, language=language)
     at_once.partial_fit(X_shots, y_shots, language="sw")
-    backwards = LatentGate(calibration=calibration).fit(X, y, language=language)
+    backwards = pooled_gate(calibration=calibration).fit(X, y, language=language)
     for start in (6, 4, 2, 0):
         backwards.partial_fit(
             X_shots[start : start + 2], y_shots[start : start + 2], language=["sw", "sw"]
@@ -197,10 +198,10 @@ def test_the_order_and_number_of_calls_do_not_matter(sources, target, calibratio
 def test_shots_of_several_languages_in_one_call(sources, target):
     X, y, language = sources
     X_shots, y_shots = (part[:8] for part in target)
-    together = LatentGate().fit(X, y, language=language)
+    together = pooled_gate().fit(X, y, language=language)
     names = np.tile(["sw", "sw", "yo", "yo"], 2)
     together.partial_fit(X_shots, y_shots, language=names)
-    apart = LatentGate().fit(X, y, language=language)
+    apart = pooled_gate().fit(X, y, language=language)
     for name in ("yo", "sw"):
         apart.partial_fit(X_shots[names == name], y_shots[names == name], language=name)
     np.testing.assert_array_equal(together.language_bias_, apart.language_bias_)
@@ -210,7 +211,7 @@ def test_shots_of_several_languages_in_one_call(sources, target):
 @pytest.mark.parametrize("calibration", ["shrinkage", "refit", "threshold"])
 def test_shots_without_a_language_recalibrate_the_pooled_source(sources, target, calibration):
     X, y, language = sources
-    gate = LatentGate(calibration=calibration).fit(X, y, language=language)
+    gate = pooled_gate(calibration=calibration).fit(X, y, language=language)
     german = gate.decision_function(X, language="de")
     gate.partial_fit(target[0][:8], target[1][:8])
     assert gate.score(target[0][8:], target[1][8:]) > 0.85
@@ -220,15 +221,15 @@ def test_shots_without_a_language_recalibrate_the_pooled_source(sources, target,
 
 def test_partial_fit_of_an_unfitted_gate_is_fit(sources):
     X, y, language = sources
-    fitted = LatentGate().fit(X, y, language=language)
-    partial = LatentGate().partial_fit(X, y, language=language, classes=[0, 1])
+    fitted = pooled_gate().fit(X, y, language=language)
+    partial = pooled_gate().partial_fit(X, y, language=language, classes=[0, 1])
     np.testing.assert_array_equal(partial.coef_, fitted.coef_)
     assert partial.n_shots_.sum() == 0
 
 
 def test_one_string_is_the_language_of_every_row(sources):
     X, y, language = sources
-    gate = LatentGate().fit(X, y, language=language)
+    gate = pooled_gate().fit(X, y, language=language)
     np.testing.assert_array_equal(
         gate.decision_function(X, language="de"),
         gate.decision_function(X, language=pd.Series(["de"] * len(X))),
@@ -238,13 +239,13 @@ def test_one_string_is_the_language_of_every_row(sources):
 @pytest.mark.parametrize("form", ["frame", "by index", "array"])
 def test_language_as_a_column_equals_the_keyword(data, form):
     X, y, language = data
-    by_keyword = LatentGate(source_languages=SOURCES).fit(X, y, language=language)
+    by_keyword = pooled_gate(source_languages=SOURCES).fit(X, y, language=language)
     if form == "array":
         with_column, column = np.column_stack([language.astype(object), X]), 0
     else:
         with_column = pd.DataFrame(X, columns=[f"h{i}" for i in range(D)]).assign(lang=language)
         column = "lang" if form == "frame" else -1
-    gate = LatentGate(source_languages=SOURCES, language_column=column).fit(with_column, y)
+    gate = pooled_gate(source_languages=SOURCES, language_column=column).fit(with_column, y)
     assert gate.n_features_in_ == D
     np.testing.assert_array_equal(
         gate.predict_proba(with_column), by_keyword.predict_proba(X, language=language)
@@ -255,7 +256,7 @@ def test_language_as_a_column_equals_the_keyword(data, form):
 
 def test_an_unknown_language_can_be_an_error(sources):
     X, y, language = sources
-    gate = LatentGate(unknown_language="error").fit(X, y, language=language)
+    gate = pooled_gate(unknown_language="error").fit(X, y, language=language)
     with pytest.raises(ValueError, match=r"language \['sw', 'yo'\] was never seen; known are"):
         gate.predict(X[:3], language=["yo", "de", "sw"])
     gate.predict(X)
@@ -268,7 +269,7 @@ def test_an_unknown_language_can_be_an_error(sources):
 def test_a_weight_counts_as_repetition_and_zero_as_absence(data, calibration):
     X, y, language = data
     weight = np.random.default_rng(1).integers(0, 3, size=len(y))
-    gate = LatentGate(calibration=calibration)
+    gate = pooled_gate(calibration=calibration)
     if calibration is not None:
         gate.set_params(source_languages=SOURCES)
     weighted = clone(gate).fit(X, y, language=language, sample_weight=weight)
@@ -287,7 +288,7 @@ def test_a_weight_counts_as_repetition_and_zero_as_absence(data, calibration):
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
 def test_fitting_twice_gives_the_same_bits(sources, calibration):
     X, y, language = sources
-    gate = LatentGate(calibration=calibration)
+    gate = pooled_gate(calibration=calibration)
     first = gate.fit(X, y, language=language).decision_function(X, language=language)
     second = gate.fit(X, y, language=language).decision_function(X, language=language)
     other = clone(gate).fit(X, y, language=language).decision_function(X, language=language)
@@ -298,7 +299,7 @@ def test_fitting_twice_gives_the_same_bits(sources, calibration):
 def test_the_order_of_the_rows_changes_rounding_alone(data, calibration):
     X, y, language = data
     order = np.random.default_rng(2).permutation(len(X))
-    gate = LatentGate(calibration=calibration, source_languages=SOURCES)
+    gate = pooled_gate(calibration=calibration, source_languages=SOURCES)
     straight = clone(gate).fit(X, y, language=language)
     shuffled = clone(gate).fit(X[order], y[order], language=language[order])
     np.testing.assert_allclose(
@@ -310,7 +311,7 @@ def test_the_order_of_the_rows_changes_rounding_alone(data, calibration):
 
 def test_the_scale_of_the_activations_does_not_matter(data):
     X, y, language = data
-    gate = LatentGate(source_languages=SOURCES)
+    gate = pooled_gate(source_languages=SOURCES)
     plain = clone(gate).fit(X, y, language=language)
     scaled = clone(gate).fit(1000 * X, y, language=language)
     np.testing.assert_allclose(
@@ -325,7 +326,7 @@ def test_more_features_than_rows(sources):
     X, y, language = sources
     rng = np.random.default_rng(3)
     wide = X @ rng.normal(size=(D, 400)) + 0.01 * rng.normal(size=(len(X), 400))
-    assert LatentGate().fit(wide, y, language=language).score(wide, y) > 0.9
+    assert pooled_gate().fit(wide, y, language=language).score(wide, y) > 0.9
 
 
 # Persistence
@@ -333,7 +334,7 @@ def test_more_features_than_rows(sources):
 
 def test_joblib_keeps_everything(data, tmp_path):
     X, y, language = data
-    gate = LatentGate(source_languages=SOURCES).fit(X, y, language=language)
+    gate = pooled_gate(source_languages=SOURCES).fit(X, y, language=language)
     joblib.dump(gate, tmp_path / "gate.joblib")
     loaded = joblib.load(tmp_path / "gate.joblib")
     np.testing.assert_array_equal(
@@ -346,7 +347,7 @@ def test_joblib_keeps_everything(data, tmp_path):
 
 def test_a_pickle_of_another_version_warns(sources, monkeypatch):
     X, y, language = sources
-    gate = LatentGate().fit(X, y, language=language)
+    gate = pooled_gate().fit(X, y, language=language)
     copy_by_pickle(gate)  # the same version: no warning, which would be an error
     monkeypatch.setattr("skgate._persistence.version", lambda name: "0.0.1")
     state = gate.__getstate__()
@@ -357,7 +358,7 @@ def test_a_pickle_of_another_version_warns(sources, monkeypatch):
 
 def test_an_unfitted_gate_says_so(sources):
     with pytest.raises(NotFittedError):
-        LatentGate().harm_score(sources[0])
+        pooled_gate().harm_score(sources[0])
 
 
 # Bad input
@@ -396,7 +397,7 @@ def test_bad_rows(sources, change, error, message):
     for name, make in change.items():
         arguments[name] = make(arguments.get(name))
     with pytest.raises(error, match=message):
-        LatentGate().fit(**arguments)
+        pooled_gate().fit(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -419,7 +420,7 @@ def test_bad_rows(sources, change, error, message):
 def test_bad_parameters(sources, params, message):
     X, y, language = sources
     with pytest.raises(ValueError, match=message):
-        LatentGate(**params).fit(X, y, language=language)
+        pooled_gate(**params).fit(X, y, language=language)
 
 
 @pytest.mark.parametrize(
@@ -435,21 +436,21 @@ def test_bad_language_columns(sources, column, as_frame, message):
     X, y, _ = sources
     X = pd.DataFrame(X, columns=list("abcdef")) if as_frame else X
     with pytest.raises(ValueError, match=message):
-        LatentGate(language_column=column).fit(X, y)
+        pooled_gate(language_column=column).fit(X, y)
 
 
 def test_source_languages_need_a_language_and_both_classes(data):
     X, y, language = data
     with pytest.raises(ValueError, match="no language was given"):
-        LatentGate(source_languages=SOURCES).fit(X, y)
+        pooled_gate(source_languages=SOURCES).fit(X, y)
     keep = (y == 0) | (language == "sw")
     with pytest.raises(ValueError, match="one class among the rows of the source languages"):
-        LatentGate(source_languages=SOURCES).fit(X[keep], y[keep], language=language[keep])
+        pooled_gate(source_languages=SOURCES).fit(X[keep], y[keep], language=language[keep])
 
 
 def test_bad_shots(sources, target):
     X, y, language = sources
-    gate = LatentGate().fit(X, y, language=language)
+    gate = pooled_gate().fit(X, y, language=language)
     with pytest.raises(ValueError, match="X has 3 features, but LatentGate is expecting 6"):
         gate.partial_fit(X[:4, :3], y[:4], language="sw")
     with pytest.raises(ValueError, match=r"y contains \[2\], expected labels out of \[0, 1\]"):
@@ -465,13 +466,13 @@ def test_bad_shots(sources, target):
 
 def test_a_failed_fit_changes_nothing(sources):
     X, y, language = sources
-    gate = LatentGate().fit(X, y, language=language)
+    gate = pooled_gate().fit(X, y, language=language)
     expected, state = gate.predict(X), set(gate.__dict__)
     with pytest.raises(ValueError, match="same mean"):
         gate.fit(np.ones((4, 9)), ["a", "b", "a", "b"])
     np.testing.assert_array_equal(gate.predict(X), expected)
     assert set(gate.__dict__) == state
-    unfitted = LatentGate(source_languages=["xx"])
+    unfitted = pooled_gate(source_languages=["xx"])
     with pytest.raises(ValueError, match="expected rows of at least one source language"):
         unfitted.fit(X, y, language=language)
     with pytest.raises(NotFittedError):
@@ -482,9 +483,9 @@ def test_a_failed_fit_changes_nothing(sources):
 def test_source_languages_that_are_absent_are_named(sources):
     X, y, language = sources
     with pytest.warns(UserWarning, match=r"no row is in \['xx'\]"):
-        LatentGate(source_languages=["en", "xx"]).fit(X, y, language=language)
+        pooled_gate(source_languages=["en", "xx"]).fit(X, y, language=language)
     with pytest.raises(TypeError, match=r"source_languages\[0\] is 1"):
-        LatentGate(source_languages=[1]).fit(X, y, language=language)
+        pooled_gate(source_languages=[1]).fit(X, y, language=language)
 
 
 def test_importing_and_fitting_needs_no_torch():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from shifted import pooled_gate
 from sklearn import config_context
 from sklearn.base import clone, is_classifier
 from sklearn.compose import ColumnTransformer
@@ -22,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from tiny import make_model
 
 from skgate import ActivationTransformer, LatentGate, SteeringWrapper
+from skgate._calibrator import Calibration
 
 HARMLESS, HARMFUL = ["boil", "stop", "sat"], ["kill", "ran", "away"]
 THINGS = ["egg", "process now", "mat", "there the cat", "who"]
@@ -65,7 +68,7 @@ def model(tokenizer):
 
 def make_wrapper(model, tokenizer, layer=1, position="last", **params):
     reader = ActivationTransformer(model, tokenizer=tokenizer, layer=layer, position=position)
-    gate = LatentGate(calibration="threshold")
+    gate = pooled_gate(calibration="threshold")
     wrapper = SteeringWrapper(make_pipeline(reader, gate), **params)
     return (
         wrapper.set_params(generate_kwargs=GREEDY) if "generate_kwargs" not in params else wrapper
@@ -797,6 +800,22 @@ def test_clone_and_pickle(wrapper, model, tokenizer, tmp_path):
 # The sweeps
 
 
+def test_languages_that_the_gate_detects_are_decided_by_and_reported(wrapper):
+    wrapper.gate_[-1].set_params(unknown_language="detect")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the prompts are all much alike
+        scores = wrapper.gate_[-1].harm_score(wrapper.gate_[0].transform(PROMPTS))
+    rows = wrapper.gate_[0].transform(PROMPTS)
+    probability = wrapper.gate_[-1].predict_language_proba(rows)
+    names = np.array([*wrapper.gate_[-1].languages_, None], dtype=object)
+    _, decisions = wrapper.generate(PROMPTS, return_decisions=True)
+    np.testing.assert_allclose(decisions["harm_score"], scores, atol=1e-4)
+    certain = np.sort(probability, axis=1)[:, -1] > 0.5
+    expected = names[probability.argmax(axis=1)]
+    assert certain.any()
+    assert decisions["language"][certain].tolist() == expected[certain].tolist()
+
+
 def test_select_layer_ablates_one_layer_at_a_time(wrapper, model, tokenizer):
     wrapper.set_params(judge=Words("then"))
     table = wrapper.select_layer(PROMPTS, Y, PROMPTS[20:], language=LANGUAGE)
@@ -804,7 +823,8 @@ def test_select_layer_ablates_one_layer_at_a_time(wrapper, model, tokenizer):
     for layer, rate in zip(table["layer"], table["refusal_rate"], strict=True):
         other = make_wrapper(model, tokenizer, layer=layer).fit(PROMPTS, Y, language=LANGUAGE)
         everything = other.set_params(on_harmful=None)
-        everything.gate_[-1]._readouts[None] = everything.gate_[-1]._readouts[None].lowered(1e9)
+        gate = everything.gate_[-1].set_params(unknown_language="source")
+        gate._calibrations[None] = Calibration(gate._calibrator.zero_shot.lowered(1e9))
         replies = everything.generate(PROMPTS[20:])
         assert rate == np.mean(["then" in reply for reply in replies])
 
@@ -820,3 +840,19 @@ def test_select_strength_steers_everything(wrapper):
         row = table[(table["strength"] == 0) & (table["language"] == name)]
         assert row["refusal_rate"].item() == refused[name == LANGUAGE].mean()
     assert len(wrapper.select_strength(PROMPTS[:2])) == 13
+
+
+def test_select_strength_counts_garbled_replies(wrapper):
+    table = wrapper.select_strength(
+        PROMPTS[:4],
+        language=["de", "en", "de", "en"],
+        strengths=[0.0, 1.0],
+        is_garbled=lambda replies: [i < 2 or i == 3 for i in range(len(replies))],
+    )
+    assert list(table) == ["strength", "language", "refusal_rate", "garbled_rate"]
+    assert table["garbled_rate"].tolist() == [0.5, 1, 0.5, 1]
+    for wrong in ([True], [2, 0, 0, 0], None):
+        with pytest.raises(ValueError, match="expected True or False for each of the 4 replies"):
+            wrapper.select_strength(
+                PROMPTS[:4], strengths=[0.0], is_garbled=lambda replies, wrong=wrong: wrong
+            )

@@ -1,0 +1,101 @@
+"""Which language a prompt is in, told from its activation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.random_projection import GaussianRandomProjection
+
+from ._subspace import Bools, Floats
+
+_DIMENSIONS = 64
+_MAX_ROWS = 1000
+_RIDGE = 1e-3
+_TAILS = 20.0
+_MIN_DISTANCE = 3.0
+
+
+class Place(NamedTuple):
+    """Where a language lies: the sum of its projected rows, and their weight."""
+
+    total: Floats  # (k,)
+    weight: float
+
+    def with_rows(self, other: Place) -> Place:
+        """Return the place of both's rows."""
+        return Place(self.total + other.total, self.weight + other.weight)
+
+
+class LanguageDetector:
+    """Distributions around the languages' means, with the sources' covariance within a language.
+
+    Activations are projected at random onto at most 64 dimensions and whitened by that
+    covariance. A language of ``n`` rows has a t distribution around their mean, wider by
+    ``1 + 1 / n``; one that was never seen has one around the mean of the sources' means, wider by
+    their own distance from it (at least three standard deviations).
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+        Source rows.
+    languages : sequence of ndarray of bool of shape (n,)
+        The rows of each source language.
+    """
+
+    def __init__(self, X: Floats, languages: Sequence[Bools]) -> None:
+        self._projection = None
+        if X.shape[1] > _DIMENSIONS:
+            projection = GaussianRandomProjection(_DIMENSIONS, random_state=0).fit(X[:1])
+            self._projection = np.asarray(projection.components_.T)
+        rng = np.random.default_rng(0)
+        each = max(1, _MAX_ROWS // len(languages))
+        self._whitening = np.eye(min(X.shape[1], _DIMENSIONS))
+        samples = []
+        for group in languages:
+            rows = np.flatnonzero(group)
+            rows = rng.choice(rows, each, replace=False) if len(rows) > each else rows
+            samples.append(self.project(X[rows]))
+        means = np.array([sample.mean(axis=0) for sample in samples])
+        residual = np.concatenate([s - m for s, m in zip(samples, means, strict=True)])
+        covariance = residual.T @ residual / max(1, len(residual) - len(samples))
+        scale = np.trace(covariance) / len(covariance) or 1.0
+        root = np.linalg.cholesky(covariance + _RIDGE * scale * np.eye(len(covariance)))
+        self._whitening = np.linalg.inv(root).T
+        means = means @ self._whitening
+        self._center = means.mean(axis=0)
+        squares = ((means - self._center) ** 2).sum(axis=1).sum() / max(1, len(means) - 1)
+        self._between = max(float(squares), _MIN_DISTANCE**2) / len(self._center)
+
+    def project(self, X: Floats) -> Floats:
+        """Project rows of d numbers onto whitened ones of k."""
+        projected: Floats = X if self._projection is None else X @ self._projection
+        return projected @ self._whitening
+
+    def place(self, total: Floats, weight: float) -> Place:
+        """Place rows of one language, given their sum and weight."""
+        return Place(self.project(total), float(weight))
+
+    def log_likelihood(self, X: Floats, places: Sequence[Place]) -> Floats:
+        """Log density of rows in each language and, last, in one never seen.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, d)
+            Activations.
+        places : sequence of Place
+            The known languages.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n, n_languages + 1)
+            Up to a constant of each row.
+        """
+        projected = self.project(X)
+        centers = np.array([*(place.total / place.weight for place in places), self._center])
+        variance = np.array([*(1 + 1 / place.weight for place in places), 1 + self._between])
+        squares = (projected**2).sum(axis=1)[:, None] + (centers**2).sum(axis=1)
+        distance = np.maximum(squares - 2 * projected @ centers.T, 0.0) / variance
+        size = len(self._center)
+        return -(_TAILS + size) / 2 * np.log1p(distance / _TAILS) - size / 2 * np.log(variance)

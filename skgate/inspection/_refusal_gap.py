@@ -1,0 +1,273 @@
+"""RefusalGapDisplay: what a model refuses, and what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from skgate.inspection._display import PanelDisplay, check_kinds, check_shares
+from skgate.inspection._estimators import by_name
+from skgate.inspection._groups import group_column, group_languages
+from skgate.inspection._style import HARMFUL, HARMLESS, HATCHES, color, group_title
+from skgate.metrics import language_report
+from skgate.metrics._checks import check_same_length, one_per_row
+
+if TYPE_CHECKING:
+    from matplotlib.container import BarContainer
+
+_FEW = 6  # groups that fit a panel beside others
+
+
+class RefusalGapDisplay(PanelDisplay):
+    """Does the model refuse where it should: harmful and harmless prompts refused.
+
+    One panel for each model or condition, such as before and after steering; a pair of bars for
+    each tier (the mean over its languages) or language. It is recommended to use
+    :meth:`from_estimator` or :meth:`from_predictions`.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns ``model`` (if several), ``tier`` or ``language``, ``prompts`` ("harmful" or
+        "harmless") and ``refusal_rate`` (0 to 1).
+
+    Attributes
+    ----------
+    frame_ : DataFrame
+        The numbers behind the picture, a row per bar: the columns of ``frame``, and ``n``, the
+        number of prompts, if the display was made from an estimator or predictions.
+    ax_ : matplotlib Axes
+        The first panel.
+    axes_ : ndarray of matplotlib Axes
+        All panels.
+    figure_ : matplotlib Figure
+        The figure.
+
+    See Also
+    --------
+    skgate.metrics.language_report : The same rates as a table.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from skgate.inspection import RefusalGapDisplay
+    >>> display = RefusalGapDisplay.from_predictions(
+    ...     y_true=[1, 1, 0, 1, 1, 0],
+    ...     refused={"as it is": [1, 1, 0, 0, 1, 0], "steered": [1, 1, 0, 1, 1, 0]},
+    ...     language=["en", "en", "en", "yo", "yo", "yo"],
+    ... )
+    >>> display.frame_
+          model  tier   prompts  refusal_rate  n
+    0  as it is  high   harmful           1.0  2
+    1  as it is  high  harmless           0.0  1
+    2  as it is   low   harmful           0.5  2
+    3  as it is   low  harmless           0.0  1
+    4   steered  high   harmful           1.0  2
+    5   steered  high  harmless           0.0  1
+    6   steered   low   harmful           1.0  2
+    7   steered   low  harmless           0.0  1
+    >>> plt.close(display.figure_)
+    """
+
+    _columns: ClassVar = ("prompts", "refusal_rate")
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        super().__init__(frame)
+        check_kinds(self.frame_)
+        check_shares(self.frame_, ["refusal_rate"])
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: ArrayLike,
+        *,
+        language: Any = None,
+        by: str = "tier",
+        tier: Mapping[str, str] | None = None,
+        ax: Any = None,
+        **generate_kwargs: Any,
+    ) -> RefusalGapDisplay:
+        """Generate replies, judge them, and draw what was refused.
+
+        Parameters
+        ----------
+        estimator : SteeringWrapper, mapping of str to SteeringWrapper, or list of them
+            Fitted wrappers. A single one is drawn twice: the model as it is, and steered. Refusals
+            are told by the wrapper's ``judge``.
+        X : list, Series, array or DataFrame of length n_prompts
+            Prompts, as the wrapper takes them.
+        y : array-like of shape (n_prompts,)
+            True labels.
+        language : str or array-like of str of shape (n_prompts,), default=None
+            Languages of the prompts, unless they are a column of ``X``.
+        by : {"tier", "language"}, default="tier"
+            What a pair of bars is: a tier, as the mean over its languages, or a language.
+        tier : mapping of str to str or None, default=None
+            The tier of each language; None is the paper's, for ISO 639-1 codes.
+        ax : matplotlib Axes, array of them or None, default=None
+            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+        **generate_kwargs : dict
+            Arguments of the model's ``generate``.
+
+        Returns
+        -------
+        display : RefusalGapDisplay
+            The drawn display.
+
+        Raises
+        ------
+        ValueError
+            If no language is given, or a language has no tier where ``by="tier"``.
+        """
+        single = not isinstance(estimator, Mapping | list | tuple)
+        wrappers = by_name(estimator)
+        first = next(iter(wrappers.values()))
+        languages = first._languages(X, language)
+        if languages is None:
+            raise ValueError("Got language=None but expected the language of each prompt.")
+        # What can be wrong is told before the model runs.
+        group_languages(languages, by, tier)
+        check_same_length({"X": languages, "y": one_per_row("y", y)})
+        runs = {name: (wrapper, True) for name, wrapper in wrappers.items()}
+        if single:
+            runs = {"as it is": (first, False), "steered": (first, True)}
+        refused = {
+            name: wrapper._refusals(X, language, generate_kwargs, steered=steered)
+            for name, (wrapper, steered) in runs.items()
+        }
+        label = first._fitted().gate.harmful_label_
+        return cls.from_predictions(
+            y, refused, language=languages, by=by, tier=tier, pos_label=label, ax=ax
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: ArrayLike,
+        refused: Any,
+        *,
+        language: ArrayLike,
+        by: str = "tier",
+        tier: Mapping[str, str] | None = None,
+        pos_label: Hashable | None = None,
+        ax: Any = None,
+    ) -> RefusalGapDisplay:
+        """Draw what was refused.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_prompts,)
+            True labels.
+        refused : array-like of bool of shape (n_prompts,), or mapping of str to such
+            Whether the reply to each prompt was a refusal; several models or conditions by name.
+        language : array-like of str of shape (n_prompts,)
+            Languages of the prompts.
+        by : {"tier", "language"}, default="tier"
+            What a pair of bars is: a tier, as the mean over its languages, or a language.
+        tier : mapping of str to str or None, default=None
+            The tier of each language; None is the paper's, for ISO 639-1 codes.
+        pos_label : label or None, default=None
+            The harmful class. None: "harmful", 1 or True if among the labels, else the second of
+            the two in sorted order.
+        ax : matplotlib Axes, array of them or None, default=None
+            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+
+        Returns
+        -------
+        display : RefusalGapDisplay
+            The drawn display.
+        """
+        conditions = refused if isinstance(refused, Mapping) else {"model": refused}
+        rows = []
+        for name, flags in by_name(conditions, "refused").items():
+            report = language_report(
+                y_true, refused=flags, language=language, tier=tier, pos_label=pos_label
+            )
+            groups = group_languages(report.loc["language"].index, by, tier)
+            rows += [
+                {
+                    "model": name,
+                    by: group,
+                    "prompts": kind,
+                    "refusal_rate": report.loc[(by, group), f"{kind}_refused"],
+                    "n": report.loc[(by, group), f"n_{kind}"],
+                }
+                for group in dict.fromkeys(groups.values())
+                for kind in (HARMFUL, HARMLESS)
+            ]
+        frame = pd.DataFrame(rows).dropna(subset="refusal_rate")
+        return cls(frame).plot(ax)
+
+    def plot(self, ax: Any = None) -> RefusalGapDisplay:
+        """Draw the bars.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, array of them or None, default=None
+            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+
+        Returns
+        -------
+        display : RefusalGapDisplay
+            The display itself.
+        """
+        import seaborn as sns
+        from matplotlib.patches import Patch
+
+        by = group_column(self.frame_)
+        if by is None:
+            raise ValueError(
+                f"Got a frame with the columns {list(self.frame_)} but expected 'tier' or "
+                "'language' among them."
+            )
+        models, groups = self._models, list(self.frame_[by].unique())
+        beside = len(groups) <= _FEW
+        columns = min(len(models), 3) if beside else 1
+        rows = -(-len(models) // columns)
+        size = (min(4.2 * columns + 1, 9.0), 3.2 * rows + 0.8) if beside else (9.0, 2.5 * rows + 1)
+        axes = self._open(ax, len(models), columns=columns, size=size, sharey=True)
+        for panel, model in zip(axes, models, strict=True):
+            sns.barplot(
+                self._of(model),
+                x=by,
+                y="refusal_rate",
+                hue="prompts",
+                order=groups,
+                hue_order=[HARMFUL, HARMLESS],
+                palette={kind: color(kind) for kind in (HARMFUL, HARMLESS)},
+                saturation=1,
+                errorbar=None,
+                legend=False,
+                ax=panel,
+            )
+            containers = cast("list[BarContainer]", panel.containers[-2:])
+            for bars, kind in zip(containers, (HARMFUL, HARMLESS), strict=True):
+                for bar in bars.patches:
+                    bar.set(hatch=HATCHES[kind], edgecolor="white")
+                panel.bar_label(bars, fmt=lambda rate: f"{100 * rate:.0f}", fontsize=8, padding=1)
+            self._as_shares(panel)
+            panel.set_xlabel("")
+            panel.set_xticks(
+                range(len(groups)), [group_title(name).replace("-", "-\n") for name in groups]
+            )
+            sns.despine(ax=panel)
+        for panel in axes[::columns]:
+            panel.set_ylabel("share of prompts refused")
+        if not beside:
+            axes[-1].set_xlabel("language")
+        self._entitle("Does the model refuse where it should?", models)
+        self._explain(
+            [
+                Patch(facecolor=color(kind), hatch=HATCHES[kind], edgecolor="white", label=label)
+                for kind, label in (
+                    (HARMFUL, "harmful prompts: should be refused"),
+                    (HARMLESS, "harmless prompts: should be answered"),
+                )
+            ]
+        )
+        return self

@@ -1,0 +1,204 @@
+"""README and docs: their code runs and prints what they say, their links lead somewhere."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import runpy
+from copy import deepcopy
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import skgate
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+GUIDE = DOCS / "user_guide.md"
+GUIDE_PAGES = sorted((DOCS / "guide").glob("*.md"))
+WRITTEN = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *GUIDE_PAGES]
+
+# Blocks that can't run here, by page, and why.
+NOT_RUN = {"docs/guide/extraction.md": ["needs a GPU and the model's weights"]}
+
+# Names whose examples need what a test hasn't: their own tests run them.
+SKIPPED_EXAMPLES = {"skgate.datasets.fetch_polyrefuse", "skgate.distributed.extract"}
+
+BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<reason>.+) -->\n)?"
+    r"^```(?:python|\{code-block\} python)\n(?P<code>.*?)^```$"
+    r"(?:\n+^```text\n(?P<printed>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+class Block(NamedTuple):
+    """A block of Python; ``printed`` is the text block that follows it."""
+
+    code: str
+    printed: str | None
+    reason: str | None
+
+
+def name(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page):
+    """The blocks of a page, each on its own lines, for tracebacks."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(
+            "\n" * text.count("\n", 0, found.start("code")) + found["code"],
+            found["printed"],
+            found["reason"],
+        )
+        for found in BLOCK.finditer(text)
+    ]
+
+
+WITH_CODE = [page for page in WRITTEN if blocks(page)]
+
+
+def run(page, namespace, capsys):
+    for block in blocks(page):
+        if block.reason is None:
+            capsys.readouterr()
+            exec(compile(block.code, name(page), "exec"), namespace)
+            if block.printed is not None:
+                assert capsys.readouterr().out == block.printed
+
+
+@pytest.fixture(scope="module")
+def first_lines():
+    """What the guide's first lines define, which its pages go on from."""
+    namespace = {}
+    exec(compile(blocks(GUIDE)[0].code, name(GUIDE), "exec"), namespace)
+    return namespace
+
+
+@pytest.fixture
+def namespace(request, first_lines):
+    if "import ray" in (text := request.param.read_text("utf-8")) or "from ray" in text:
+        request.getfixturevalue("cluster")
+    if request.param not in GUIDE_PAGES:
+        return {}
+    return {**first_lines, **deepcopy({key: first_lines[key] for key in ("pipe", "reader")})}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+@pytest.mark.parametrize(
+    ("page", "namespace"),
+    [(page, page) for page in WITH_CODE],
+    ids=map(name, WITH_CODE),
+    indirect=["namespace"],
+)
+def test_its_code_runs_and_prints_what_it_says(page, namespace, capsys, tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    monkeypatch.chdir(tmp_path)
+    run(page, namespace, capsys)
+    plt.close("all")
+
+
+def test_the_blocks_that_do_not_run_are_known():
+    found = {
+        name(page): reasons
+        for page in WRITTEN
+        if (reasons := [block.reason for block in blocks(page) if block.reason is not None])
+    }
+    assert found == NOT_RUN
+
+
+def test_no_python_block_is_overlooked():
+    for page in WRITTEN:
+        fences = re.findall(r"^\s*[`~]{3,}.*(?:py|code)", page.read_text("utf-8"), re.MULTILINE)
+        assert len(fences) == len(blocks(page)), name(page)
+
+
+def test_readme_has_two_commands_for_ci():
+    commands = re.findall(r"^```bash\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert len(commands) == 2
+    assert all(command.count("\n") == 1 for command in commands)
+    assert commands[0].endswith("-m skgate demo\n")
+    assert commands[1].endswith("-m pytest\n")
+    landing = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert all(command in landing for command in commands)
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_its_links_lead_to_files(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path = target.partition("#")[0]
+        if path and ":" not in path:
+            assert (page.parent / path).exists(), target
+
+
+def public_names():
+    modules = [skgate, *(getattr(skgate, n) for n in ("datasets", "distributed", "inspection"))]
+    modules += [skgate.judges, skgate.metrics]
+    return [
+        (module.__name__, public)
+        for module in modules
+        for public in module.__all__
+        if f"{module.__name__}.{public}" not in {m.__name__ for m in modules}
+    ]
+
+
+def test_the_reference_has_every_public_name():
+    module, listed = None, set()
+    for line in (DOCS / "api.md").read_text("utf-8").splitlines():
+        if found := re.match(r"\.\. currentmodule:: (\S+)", line):
+            module = found[1]
+        elif found := re.match(r"   (\w+)$", line):
+            listed.add((module, found[1]))
+    assert listed == set(public_names())
+
+
+@pytest.mark.parametrize(("module", "public"), public_names())
+def test_it_has_an_example_that_runs(module, public):
+    documented = getattr(importlib.import_module(module), public)
+    examples = doctest.DocTestParser().get_examples(documented.__doc__)
+    skipped = [example.options.get(doctest.SKIP, False) for example in examples]
+    if f"{module}.{public}" in SKIPPED_EXAMPLES:
+        assert any(skipped)
+    else:
+        assert examples
+        assert not any(skipped)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        "ActivationSource",
+        "ActivationStore",
+        "ActivationTransformer",
+        "LatentGate",
+        "SteeringWrapper",
+    ],
+)
+def test_its_example_shows_every_method_of_its_own(estimator):
+    """Those that scikit-learn's estimators all have are taken as known."""
+    documented = getattr(skgate, estimator)
+    known = {"fit", "predict", "predict_log_proba", "decision_function"}
+    methods = {
+        method
+        for owner in documented.__mro__
+        if owner.__module__.startswith("skgate")
+        for method in vars(owner)
+        if not method.startswith(("_", "set_")) and callable(getattr(documented, method))
+    }
+    text = documented.__doc__ + "".join(getattr(documented, one).__doc__ for one in methods)
+    sources = [one.source for one in doctest.DocTestParser().get_examples(text)]
+    assert methods - known <= set(re.findall(r"\.(\w+)\(", "".join(sources)))
+
+
+def test_the_map_has_every_module():
+    drawn = runpy.run_path(str(DOCS / "rooms.py"))["draw_map"]()
+    modules = list((ROOT / "skgate").rglob("*.py"))
+    for module in modules:
+        assert f"| `{module.name}` |" in drawn
+    assert drawn.count("\n| `") == len(modules)
