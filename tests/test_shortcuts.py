@@ -196,6 +196,15 @@ def test_not_under_somebody_elses_hooks(model, tokenizer, pre, count_rows):
     assert min(width for _, width in shapes) > 1
 
 
+def test_the_trial_runs_two_prompts_more_and_once(model, tokenizer, count_rows):
+    transformer = make(model, tokenizer)
+    shapes = count_rows(model.model.layers[1])
+    for n_more in (4, 0):  # each alone, and both in a batch
+        shapes.clear()
+        transformer.transform(MANY)
+        assert sum(n for n, _ in shapes) == len(MANY) + n_more
+
+
 def test_few_prompts_do_not_pay_for_the_trial(model, tokenizer, count_rows):
     transformer = make(model, tokenizer)
     shapes = count_rows(model.model.layers[1])

@@ -633,7 +633,9 @@ def test_changed_weights_are_another_namespace(model, tokenizer, store):
 def test_four_processes_extract_overlapping_prompts(counter, pool):
     prompts = [f"{a} {b} {c}" for a in WORDS[:6] for b in WORDS[6:12] for c in WORDS[12:16]]
     model, store = counter.model, counter.store
-    arguments = {"model": model, "layer": [1, 2], "batch_tokens": 64, "store": store}
+    # the mean takes no shortcut whose trial would run two prompts more, once per process
+    arguments = {"model": model, "layer": [1, 2], "position": "mean"}
+    arguments |= {"batch_tokens": 64, "store": store}
     counting.slow_down(model, 0.02)
     done = [pool.submit(counting.extract, arguments, prompts, shuffled=seed) for seed in range(4)]
     results = [extraction.result() for extraction in done]
@@ -642,7 +644,8 @@ def test_four_processes_extract_overlapping_prompts(counter, pool):
     assert len(forwarded) == len(wanted)
     assert set(forwarded.values()) == {1}
     assert store.info().n_rows == 2 * len(wanted)
-    reference = ActivationTransformer(model, layer=[1, 2], store=False).transform(prompts)
+    arguments |= {"store": False}
+    reference = ActivationTransformer(**arguments).transform(prompts)
     expected = dict(zip(prompts, reference, strict=True))
     for found, rows in results:
         right = [expected[prompt] for prompt in found]
@@ -673,6 +676,7 @@ def test_parallel_grid_search_forwards_each_distinct_prompt_once(counter):
     y = np.repeat([0, 1, 0, 1], 12)
     pipe = Pipeline([("activations", counter), ("gate", LatentGate())])
     pipe.set_params(activations__cache_layers="all", activations__batch_tokens=32)
+    pipe.set_params(activations__position="mean")  # as above
     grid = {"activations__layer": [0, 1, 2, 3], "gate__rank": [1, 2]}
     search = GridSearchCV(pipe, grid, cv=3, n_jobs=2, error_score="raise").fit(prompts, y)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
