@@ -50,10 +50,10 @@ harmless refused, unsteered                0       0      0.2
 AUC of the harm direction, block 4         100     100    95.8
 harmful refused, gate without shots        100     100    81.7
 harmless refused, same                     0       3.8    8.3
-harmful refused, gate with 1 shot a class  100     100    88.7
-harmless refused, same                     0       4.3    13.5
-harmful refused, gate with 4 shots         100     100    92.0
-harmless refused, same                     0       2.3    11.9
+harmful refused, gate with 1 shot a class  100     100    88.5
+harmless refused, same                     0       3.8    11.5
+harmful refused, gate with 4 shots         100     100    91.5
+harmless refused, same                     0       2.1    11.4
 =========================================  ======  =====  =====
 
 Where it is unlike the models of the paper: refusal does not live in one layer (ablating the
