@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def draw_all() -> Iterator[tuple[str, Any]]:
         batch_tokens=8192,
     )
     wrapper.fit(sources["prompt"], sources["harmful"], **of_sources)
+    uncalibrated = deepcopy(wrapper)
+    uncalibrated.gate_[-1].set_params(unknown_language="source")
     shots = pool.groupby(["language", "harmful"]).sample(4, random_state=0)
     wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
 
@@ -58,17 +61,23 @@ def draw_all() -> Iterator[tuple[str, Any]]:
             wrapper, test["prompt"], test["harmful"], language=test["language"], tier=tier
         ),
     )
-    # The front page's picture: narrow enough to be read on a phone.
-    _, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    gap = RefusalGapDisplay.from_estimator(
-        wrapper, test["prompt"], test["harmful"], language=test["language"], tier=tier, ax=ax
-    )
-    yield "refusal_gap", gap
-
     observer = SteeringWrapper(
         wrapper.gate_, on_harmful=None, on_harmless=None, generate_kwargs=wrapper.generate_kwargs
     )
-    refused = PhraseJudge().is_refusal(observer.generate(test["prompt"]))
+    replies = {
+        "as it is": observer.generate(test["prompt"]),
+        "steered, no examples": uncalibrated.generate(test["prompt"]),
+        "steered, 4 per class": wrapper.generate(test["prompt"], language=test["language"]),
+    }
+    judged = {name: PhraseJudge().is_refusal(texts) for name, texts in replies.items()}
+    refused = judged["as it is"]
+    # The front page's picture: narrow enough to be read on a phone.
+    _, ax = plt.subplots(figsize=(7.6, 3.6), layout="constrained")
+    gap = RefusalGapDisplay.from_predictions(
+        test["harmful"], judged, language=test["language"], tier=tier, ax=ax
+    )
+    yield "refusal_gap", gap
+
     yield (
         "separability",
         SeparabilityDisplay.from_estimator(

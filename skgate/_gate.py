@@ -177,7 +177,7 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
     Which prompts to label next, and a threshold whose false alarms stay below a target:
 
     >>> y[gate.suggest(X_sw, language="sw", n=4)]
-    array([0, 1, 0, 1])
+    array([0, 0, 1, 1])
     >>> point = gate.operating_point("en", target_fpr=0.1)
     >>> f"at most {point.fpr_bound:.1%} false alarms"
     'at most 7.6% false alarms'

@@ -614,7 +614,8 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         if languages is not None:
             parts.gate._check_known(languages)
         replies = self._generate(parts, prompts, layer, direction, router.route, options)
-        router.warn_unseen()
+        if self.on_harmful or self.on_harmless:
+            router.warn_unseen()
         return replies, router
 
     def _generate(
