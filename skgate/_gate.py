@@ -178,10 +178,11 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
 
     >>> y[gate.suggest(X_sw, language="sw", n=4)]
     array([0, 0, 1, 1])
-    >>> point = gate.operating_point("en", target_fpr=0.1)
-    >>> f"at most {point.fpr_bound:.1%} false alarms"
-    'at most 7.6% false alarms'
-    >>> flagged = gate.harm_score(X[100:], language="en") > point.threshold
+    >>> many = deepcopy(gate).partial_fit(X_sw[4:104], y[4:104], language="sw")
+    >>> point = many.operating_point("sw", target_fpr=0.1)
+    >>> point.fpr_bound < 0.1, point.n_harmless
+    (True, 52)
+    >>> flagged = many.harm_score(X_sw[104:], language="sw") > point.threshold
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -305,6 +306,8 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
             for name, rows in source.groups.items()
             if sources is not None
         }
+        if sources is None:  # the one pooled source has a place, but no name
+            self._source_evidence[None] = Evidence(place=self._detector.place(*source.totals[""]))
         self._evidence = dict(self._source_evidence)
         self._calibrations = {None: Calibration(self._calibrator.zero_shot)}
         self._calibrate(self._evidence)

@@ -58,7 +58,7 @@ class LanguageCalibrationMixin:
         The prompts' scores are taken for a mixture of harmless and harmful ones with an unknown
         share, or for all harmless; what both say of the boundary is averaged by their probability
         (see Notes of the class). Together with shots, both count. What was adapted to earlier
-        is kept: give each prompt once.
+        is kept: give each prompt once. More than 512 prompts of a language count as 512.
 
         It fails where the share of harmful prompts misleads: if the classes overlap, prompts that
         are nearly all harmless, or nearly all harmful, look much like a mixture elsewhere. Measured
@@ -124,6 +124,7 @@ class LanguageCalibrationMixin:
         """
         check_is_fitted(self)
         names = [language] if language is None or isinstance(language, str) else list(language)
+        names = list(dict.fromkeys(names))
         for name in names:
             if name not in self._evidence or self._evidence[name].is_empty:
                 known = sorted(k for k, one in self._evidence.items() if k and not one.is_empty)
@@ -135,7 +136,7 @@ class LanguageCalibrationMixin:
             del self._evidence[name], self._calibrations[name]
             if name is None:
                 self._calibrations[None] = Calibration(self._calibrator.zero_shot)
-            elif name in self._source_evidence:
+            if name in self._source_evidence:
                 self._evidence[name] = self._source_evidence[name]
                 self._calibrate([name])
         self._publish()
@@ -209,8 +210,9 @@ class LanguageCalibrationMixin:
         Returns
         -------
         point : OperatingPoint
-            ``gate.harm_score(X, language) > point.threshold`` meets the target. Of a source
-            language, its source rows count among the labelled prompts.
+            ``gate.harm_score(X, language) > point.threshold`` meets the target. Shots alone count:
+            the readout was fitted to the source rows, which would make the bounds too good (as
+            it is to the shots with "refit").
 
         Raises
         ------
@@ -231,7 +233,7 @@ class LanguageCalibrationMixin:
         within = {"min_val": 0, "max_val": 1, "include_boundaries": "neither"}
         check_scalar(target, f"target_{rate}", Real, **within)
         check_scalar(confidence, "confidence", Real, **within)
-        labelled = self._labelled(language)
+        labelled = self._shots(language)
         scores = self._calibrations[language].readout(labelled.z)
         return find_operating_point(
             scores, labelled.harmful, rate, float(target or 0), float(confidence), language
@@ -350,6 +352,7 @@ class LanguageCalibrationMixin:
         """Keep prompts by language, labelled or not, and calibrate; returns the languages."""
         names: list[str | None] = [None] if language is None else sorted(set(language))
         scores = self._calibrator.probe(X @ self.basis_)
+        evidence = dict(self._evidence)
         for name in names:
             rows = np.ones(len(X), dtype=np.bool_) if language is None else language == name
             weight = rows.astype(float) if labels is None else rows * labels.weight
@@ -359,18 +362,18 @@ class LanguageCalibrationMixin:
                 if labels is None
                 else Evidence(shots=labels.take(rows), place=place)
             )
-            self._evidence[name] = self._evidence.get(name, Evidence()) + new
-        self._calibrate(names)
+            evidence[name] = evidence.get(name, Evidence()) + new
+        found = {name: self._calibrator.calibrate(evidence[name]) for name in names}
+        self._evidence = evidence  # nothing is kept of a call that fails
+        self._calibrations = {**self._calibrations, **found}
         self._publish()
+        self._warn_idle(names)
         return names
 
     def _calibrate(self, languages: Iterable[str | None]) -> None:
         """Find the readouts of ``languages``."""
         for name in languages:
-            calibration = self._calibrator.calibrate(self._evidence[name])
-            self._calibrations[name] = calibration
-            if not calibration.moved:
-                self._warn_idle(name)
+            self._calibrations[name] = self._calibrator.calibrate(self._evidence[name])
 
     def _publish(self) -> None:
         """Set the fitted attributes that depend on what was seen of the languages."""
@@ -409,15 +412,19 @@ class LanguageCalibrationMixin:
             )
         return self._calibrator.prior
 
-    def _labelled(self, language: str | None) -> Rows:
-        """Return source rows and shots of a language; of no language, the pooled source's."""
-        if language is None and None not in self._evidence:
-            return self._calibrator.source
-        if language not in self._evidence:
+    def _shots(self, language: str | None) -> Rows:
+        """Return the shots of a language."""
+        if language is None and self._detects():
+            raise ValueError(
+                "language=None: with unknown_language='detect' the score of a prompt without a "
+                f"language mixes those of {self.languages_.tolist()}; expected one of them."
+            )
+        if language is not None and language not in self._evidence:
             raise ValueError(
                 f"language {language!r} was never seen; known are {self.languages_.tolist()}."
             )
-        return self._evidence[language].labelled or self._calibrator.source.empty()
+        shots = self._evidence.get(language, Evidence()).shots
+        return shots or self._calibrator.source.empty()
 
     def _check_same_source(self, other: LatentGate) -> None:
         mine, theirs = self._calibrator, other._calibrator
@@ -435,15 +442,18 @@ class LanguageCalibrationMixin:
                 "expected copies of one fitted gate, calibrated on different languages."
             )
 
-    def _warn_idle(self, language: str | None) -> None:
+    def _warn_idle(self, languages: Iterable[str | None]) -> None:
+        """Warn of languages whose shots can't move their boundary."""
         reason = (
             "ignores shots"
             if self.calibration is None
             else "needs shots of both classes; calibration='shrinkage' does with one"
         )
-        warnings.warn(
-            f"The shots of language {language!r} don't move its boundary: "
-            f"calibration={self.calibration!r} {reason}.",
-            UserWarning,
-            stacklevel=5,
-        )
+        for name in languages:
+            if not self._calibrations[name].moved:
+                warnings.warn(
+                    f"The shots of language {name!r} don't move its boundary: "
+                    f"calibration={self.calibration!r} {reason}.",
+                    UserWarning,
+                    stacklevel=5,
+                )

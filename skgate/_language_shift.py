@@ -25,6 +25,7 @@ _WIDTH_ROWS = 6.0  # rows that the sources' width counts for
 _TAILS = 2.0  # degrees of freedom of the prior's t distributions
 _MIN_SQUEEZE = 0.05  # the classes never change places
 _LEVEL = 0.9  # of the intervals
+_MIN_FREEDOM = 2.0  # rows of a class, less its mean, that a spread can be told from
 
 
 class ScoreStatistics(NamedTuple):
@@ -197,7 +198,15 @@ class Scored(NamedTuple):
         floor = np.finfo(float).eps * max(1.0, float(np.abs(self.scores).max()))
         gap = np.mean([one.mean[1] - one.mean[0] for one in found])
         residual, weight = (sum(getattr(one, name) for one in found) for name in _SUMS)
-        return max(float(gap), floor), np.maximum(np.sqrt(residual / weight), floor)
+        freedom = np.maximum(weight - len(found), 1.0)
+        return max(float(gap), floor), np.maximum(np.sqrt(residual / freedom), floor)
+
+    @property
+    def tells_spread(self) -> bool:
+        """Whether there are rows enough to tell how far the scores of a class spread."""
+        found = self.statistics()
+        weight = sum((one.weight for one in found), start=np.zeros(2))
+        return bool((weight - len(found) >= _MIN_FREEDOM).all())
 
 
 _SUMS = ("residual", "weight")
@@ -225,11 +234,11 @@ def hold_out(
     Returns
     -------
     held_out : HeldOut or None
-        None if a class is missing.
+        None if a class is missing, or of too few rows to tell its spread.
     """
-    found = own.statistics()
-    if not found:
+    if not (own.tells_spread and others.tells_spread):
         return None
+    found = own.statistics()
     gap, spread = others.gap_and_spread()
     unit = float(np.sqrt((spread**2).mean()))
     own_gap, own_spread = own.gap_and_spread()

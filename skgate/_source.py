@@ -67,7 +67,7 @@ class Source:
         kept = [i for i in range(len(groups)) if i != left_out]
         rows = self._all_rows.take(others)
         units = self._units[[i for i in kept if self._units[i].any()]]
-        if not len(units) or not rows.has_both_classes:
+        if not (len(units) and rows.has_both_classes and self._units[left_out].any()):
             return None
         basis = harm_basis(units, self.rank, units.mean(axis=0))
         rows = Rows(rows.z @ basis, rows.harmful, rows.weight)
@@ -164,4 +164,5 @@ def _pooled_boundary(rows: Rows, probe: Readout) -> float:
 
 def _logistic_boundary(scored: Scored, C: float) -> float:
     readout = fit_readout(Rows(scored.scores[:, None], scored.harmful, scored.weight), C)
-    return -readout.intercept / float(readout.coef[0])
+    slope = float(readout.coef[0])
+    return -readout.intercept / slope if slope else float(scored.scores.mean())

@@ -83,9 +83,15 @@ def adapt(prior: LanguagePrior, shots: ScoreStatistics, scores: Floats) -> Adapt
 
 
 def _condense(scores: Floats) -> tuple[Floats, Floats]:
-    """Replace many sorted scores by the means of neighbours, and how many each stands for."""
+    """Replace many sorted scores by the means of neighbours, and what each counts for.
+
+    Together they count for at most 512: the model is not exact enough to be surer than that,
+    and the sampling would not find so narrow a posterior.
+    """
     groups = np.array_split(scores, min(len(scores), _MAX_SCORES))
-    return np.array([group.mean() for group in groups]), np.array([len(g) for g in groups], float)
+    counts = np.array([len(group) for group in groups], dtype=float)
+    means = np.array([group.mean() for group in groups])
+    return means, counts * min(1.0, _MAX_SCORES / len(scores))
 
 
 class _Model(NamedTuple):

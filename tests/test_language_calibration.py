@@ -395,3 +395,42 @@ def test_merging_says_what_does_not_fit(gate, rows, tmp_path):
     joblib.dump(first, tmp_path / "gate.joblib")
     again = first.merge(joblib.load(tmp_path / "gate.joblib"))
     np.testing.assert_array_equal(again.n_shots_, first.n_shots_)
+
+
+def test_a_source_language_of_two_rows_does_not_spoil_the_prior(rows):
+    X, y, language = rows
+    few = (language != "de") | (np.arange(len(y)) < 2)
+    gate = LatentGate().fit(X[few], y[few], language=language[few])
+    prior = gate._calibrator.prior
+    assert 0.5 < prior.shift / prior.unit < 3
+    assert 0.1 < prior.squeeze < 2
+    same = np.repeat(X[:1], 4, axis=0)  # a language that tells nothing
+    gate = LatentGate().fit(
+        np.concatenate([X, same]), np.append(y, [0, 1, 0, 1]), np.append(language, ["xx"] * 4)
+    )
+    assert np.isfinite(gate._calibrator.prior.shift)
+
+
+def test_a_call_that_fails_changes_nothing(rows):
+    X, y, language = rows
+    gate = LatentGate(calibration="threshold").fit(X, y, language=language)
+    bad = draw(np.random.default_rng(21), 2)[0]
+    calibrate = type(gate._calibrator).calibrate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(gate._calibrator), "calibrate", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            gate.partial_fit(bad, [0, 1, 0, 1], language="sw")
+    assert type(gate._calibrator).calibrate is calibrate
+    assert gate.languages_.tolist() == SOURCES
+    gate.partial_fit(bad, [0, 1, 0, 1], language="sw")
+    assert gate.n_shots_[-1].tolist() == [2, 2]
+    assert gate.forget(["sw", "sw"]).languages_.tolist() == SOURCES
+
+
+def test_a_further_language_leaves_a_source_without_a_name_alone(rows):
+    X, y, _ = rows
+    gate = LatentGate().fit(X, y)
+    before = gate.predict(X)
+    gate.partial_fit(*draw(np.random.default_rng(22), 4, -3.0, place=place("far")), language="sw")
+    assert (gate.predict(X) == before).mean() > 0.97
+    assert gate.forget("sw").languages_.tolist() == []

@@ -70,9 +70,11 @@ def test_too_few_shots_are_told_and_how_many_would_do(gate):
     assert one_class.operating_point("yo", target_fpr=0.2).fnr_bound == 1.0
 
 
-def test_a_source_language_brings_its_source_rows_and_no_language_all_of_them(gate):
-    assert gate.operating_point("en", target_fpr=0.1).n_harmless == 60
-    assert gate.operating_point(target_fpr=0.1).n_harmless == 240
+def test_source_rows_do_not_count_since_the_readout_was_fitted_to_them(gate):
+    with pytest.raises(ValueError, match=r"by the 0 harmless prompts known of language 'en'"):
+        gate.operating_point("en", target_fpr=0.1)
+    with pytest.raises(ValueError, match=r"language=None: with unknown_language='detect'"):
+        gate.operating_point(target_fpr=0.1)
 
 
 def test_the_target_is_met_on_new_prompts(gate):
