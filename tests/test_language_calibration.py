@@ -432,5 +432,7 @@ def test_a_further_language_leaves_a_source_without_a_name_alone(rows):
     gate = LatentGate().fit(X, y)
     before = gate.predict(X)
     gate.partial_fit(*draw(np.random.default_rng(22), 4, -3.0, place=place("far")), language="sw")
-    assert (gate.predict(X) == before).mean() > 0.97
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # its four languages are far apart
+        assert (gate.predict(X) == before).mean() > 0.97
     assert gate.forget("sw").languages_.tolist() == []
