@@ -48,10 +48,15 @@ class Evidence:
 
     def equals(self, other: Evidence) -> bool:
         """Whether the same was added to the source rows."""
-        mine, theirs = [*(self.shots or ())], [*(other.shots or ())]
-        return len(mine) == len(theirs) and all(
-            map(np.array_equal, [*mine, self.unlabelled], [*theirs, other.unlabelled])
-        )
+        return all(map(np.array_equal, self._sorted(), other._sorted()))
+
+    def _sorted(self) -> tuple[Floats, Floats]:
+        """What was added, in an order of its own: labelled rows of shape (n, r + 2), scores."""
+        rows = np.zeros((0, 0))
+        if self.shots is not None:
+            rows = np.column_stack(self.shots)
+            rows = rows[np.lexsort(rows.T)]
+        return rows, np.sort(self.unlabelled)
 
     @property
     def labelled(self) -> Rows | None:

@@ -300,7 +300,7 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
             zero_shot=source.probe.lowered(boundary),
             prior=source.prior(self.C) if self.calibration == "shrinkage" else None,
         )
-        self._detector = LanguageDetector(X_source, list(source.groups.values()))
+        self._detector = LanguageDetector(X_source, list(source.groups.values()), weight[is_source])
         self._source_evidence: dict[str | None, Evidence] = {
             name: Evidence(source.rows.take(rows), place=self._detector.place(*source.totals[name]))
             for name, rows in source.groups.items()
@@ -357,9 +357,8 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
             than the gate's, or a label or ``classes`` is not among ``classes_``.
         """
         if not hasattr(self, "classes_"):
-            self.fit(X, y, language=language, sample_weight=sample_weight)
-            check_labels(classes, self.classes_, "classes")
-            return self
+            check_labels(classes, np.unique(y), "classes")
+            return self.fit(X, y, language=language, sample_weight=sample_weight)
         X, y, language, weight = self._check_rows(X, y, language, sample_weight, reset=False)
         check_labels(classes, self.classes_, "classes")
         check_labels(y, self.classes_, "y")
@@ -523,11 +522,20 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         return X, y, language, weight
 
     def _check_prompts(self, X: Any, language: Any) -> tuple[Floats, Languages | None]:
-        """Check unlabelled rows."""
+        """Check unlabelled rows and their languages."""
         X, language = split_language(X, language, self.language_column)
+        X = self._check_features(X)
+        return X, None if language is None else check_language(language, len(X))
+
+    def _check_unlabelled(self, X: Any) -> Floats:
+        """Check unlabelled rows whose languages are of no concern."""
+        return self._check_features(split_language(X, None, self.language_column)[0])
+
+    def _check_features(self, X: Any) -> Floats:
         X = validate_data(self, X, dtype=np.float64, reset=False)
         self._check_activations(X)
-        return X, None if language is None else check_language(language, len(X))
+        checked: Floats = X
+        return checked
 
     def _check_activations(self, X: Floats) -> None:
         """Raise if rows are known to be other activations than the gate was fitted on."""

@@ -34,6 +34,7 @@ class LanguageCalibrationMixin:
 
     basis_: Floats
     languages_: Languages
+    source_languages_: Languages
     calibration: str | None
     unknown_language: str
     classes_: npt.NDArray[Any]
@@ -51,6 +52,8 @@ class LanguageCalibrationMixin:
     if TYPE_CHECKING:
 
         def _check_prompts(self, X: Any, language: Any) -> tuple[Floats, Languages | None]: ...
+
+        def _check_unlabelled(self, X: Any) -> Floats: ...
 
     def adapt(self, X: Any, language: Any = None) -> LatentGate:
         """Move languages' boundaries by unlabelled prompts.
@@ -127,7 +130,7 @@ class LanguageCalibrationMixin:
         names = list(dict.fromkeys(names))
         for name in names:
             if name not in self._evidence or self._evidence[name].is_empty:
-                known = sorted(k for k, one in self._evidence.items() if k and not one.is_empty)
+                known = [k for k, one in self._evidence.items() if not one.is_empty]
                 raise ValueError(
                     f"language {name!r} has neither shots nor unlabelled prompts to forget; "
                     f"expected one of {known}."
@@ -225,22 +228,26 @@ class LanguageCalibrationMixin:
            of Mathematical Statistics 12, 1941.
         """
         check_is_fitted(self)
-        if (target_fpr is None) == (target_fnr is None):
+        targets = {"fpr": target_fpr, "fnr": target_fnr}
+        given = {name: target for name, target in targets.items() if target is not None}
+        if len(given) != 1:
             raise ValueError(
                 f"target_fpr={target_fpr} and target_fnr={target_fnr}; expected one of them."
             )
-        rate, target = ("fpr", target_fpr) if target_fnr is None else ("fnr", target_fnr)
-        within = {"min_val": 0, "max_val": 1, "include_boundaries": "neither"}
-        check_scalar(target, f"target_{rate}", Real, **within)
-        check_scalar(confidence, "confidence", Real, **within)
+        ((rate, target),) = given.items()
+        for name, value in ((f"target_{rate}", target), ("confidence", confidence)):
+            check_scalar(value, name, Real)
+            if not 0 < value < 1:
+                raise ValueError(f"{name}={value}; expected a number between 0 and 1, exclusive.")
+        _check_one_language(language)
         labelled = self._shots(language)
         scores = self._calibrations[language].readout(labelled.z)
         return find_operating_point(
-            scores, labelled.harmful, rate, float(target or 0), float(confidence), language
+            scores, labelled.harmful, rate, float(target), float(confidence), language
         )
 
     def suggest(self, X: Any, language: str | None = None, n: int = 8) -> npt.NDArray[np.intp]:
-        """Choose the unlabelled prompts whose labels would tighten a language's boundary the most.
+        """Choose unlabelled prompts whose labels tighten a boundary more than random ones' do.
 
         They are evenly spread over the order of the prompts' scores: a systematic sample, in
         which the classes' mean scores are less scattered than in a random one, and not biased.
@@ -265,7 +272,8 @@ class LanguageCalibrationMixin:
             If ``n`` is not between 1 and the number of prompts.
         """
         check_is_fitted(self)
-        X, _ = self._check_prompts(X, None)
+        X = self._check_unlabelled(X)
+        _check_one_language(language)
         check_scalar(n, "n", Integral, min_val=1, max_val=len(X))
         readout = self._calibrations.get(language, self._calibrations[None]).readout
         return suggest_rows(readout(X @ self.basis_), int(n))
@@ -300,7 +308,7 @@ class LanguageCalibrationMixin:
                [0., 0., 1.]])
         """
         check_is_fitted(self)
-        X, _ = self._check_prompts(X, None)
+        X = self._check_unlabelled(X)
         log_likelihood, names = self._language_log_likelihood(X)
         if None in names:  # shots without a language: known, but of no name
             log_likelihood[:, -1] = logsumexp(log_likelihood[:, -2:], axis=1)
@@ -315,6 +323,17 @@ class LanguageCalibrationMixin:
             names.append(None)
         places = [place for name in names if (place := self._evidence[name].place) is not None]
         return self._detector.log_likelihood(X, places), names
+
+    def _deciding(self) -> list[object]:
+        """What the answers follow from, in forms that are equal for equal answers."""
+        known = sorted(self._calibrations.items(), key=lambda item: (item[0] is not None, item[0]))
+        found: list[object] = [self.unknown_language, self.basis_.tobytes()]
+        for name, one in [*known, ("unseen", self._calibrator.unseen())]:
+            found += [name, one.readout.coef.tobytes(), one.readout.intercept]
+            place = self._evidence.get(name, Evidence()).place
+            if place is not None and self._detects():
+                found += [place.total.tobytes(), place.weight]
+        return found
 
     def _detects(self) -> bool:
         return self.unknown_language == "detect" and len(self.languages_) > 0
@@ -432,9 +451,11 @@ class LanguageCalibrationMixin:
             np.array_equal(self.basis_, other.basis_)
             and np.array_equal(mine.probe.coef, theirs.probe.coef)
             and mine.probe.intercept == theirs.probe.intercept
+            and (mine.method, mine.C) == (theirs.method, theirs.C)
+            and self.unknown_language == other.unknown_language
             and np.array_equal(self.classes_, other.classes_)
             and self.harmful_label_ == other.harmful_label_
-            and mine.method == theirs.method
+            and np.array_equal(self.source_languages_, other.source_languages_)
         )
         if not same:
             raise ValueError(
@@ -457,3 +478,11 @@ class LanguageCalibrationMixin:
                     UserWarning,
                     stacklevel=5,
                 )
+
+
+def _check_one_language(language: Any) -> None:
+    if language is not None and not isinstance(language, str):
+        raise TypeError(
+            f"language={language!r} is of type {type(language).__name__}; expected one str such as "
+            "'sw', or None."
+        )

@@ -11,7 +11,6 @@ from sklearn.random_projection import GaussianRandomProjection
 from ._subspace import Bools, Floats
 
 _DIMENSIONS = 64
-_MAX_ROWS = 1000
 _RIDGE = 1e-3
 _TAILS = 20.0
 _MIN_DISTANCE = 3.0
@@ -42,24 +41,24 @@ class LanguageDetector:
         Source rows.
     languages : sequence of ndarray of bool of shape (n,)
         The rows of each source language.
+    weight : ndarray of shape (n,)
+        Positive weights.
     """
 
-    def __init__(self, X: Floats, languages: Sequence[Bools]) -> None:
+    def __init__(self, X: Floats, languages: Sequence[Bools], weight: Floats) -> None:
         self._projection = None
         if X.shape[1] > _DIMENSIONS:
             projection = GaussianRandomProjection(_DIMENSIONS, random_state=0).fit(X[:1])
             self._projection = np.asarray(projection.components_.T)
-        rng = np.random.default_rng(0)
-        each = max(1, _MAX_ROWS // len(languages))
         self._whitening = np.eye(min(X.shape[1], _DIMENSIONS))
-        samples = []
-        for group in languages:
-            rows = np.flatnonzero(group)
-            rows = rng.choice(rows, each, replace=False) if len(rows) > each else rows
-            samples.append(self.project(X[rows]))
-        means = np.array([sample.mean(axis=0) for sample in samples])
-        residual = np.concatenate([s - m for s, m in zip(samples, means, strict=True)])
-        covariance = residual.T @ residual / max(1, len(residual) - len(samples))
+        residual = self.project(X)
+        means = np.array(
+            [np.average(residual[rows], axis=0, weights=weight[rows]) for rows in languages]
+        )
+        for rows, mean in zip(languages, means, strict=True):
+            residual[rows] -= mean
+        freedom = max(1.0, weight.sum() - len(languages))
+        covariance = (residual.T * weight) @ residual / freedom
         scale = np.trace(covariance) / len(covariance) or 1.0
         root = np.linalg.cholesky(covariance + _RIDGE * scale * np.eye(len(covariance)))
         self._whitening = np.linalg.inv(root).T

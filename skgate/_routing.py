@@ -131,12 +131,4 @@ def projection_unit(gate: LatentGate) -> float:
 
 def gate_version(gate: LatentGate) -> str:
     """Hash what decides about a gate's answers into 12 hexadecimal digits."""
-    arrays = (
-        gate.direction_,
-        gate.coef_,
-        gate.intercept_,
-        gate.language_bias_,
-        gate.language_scale_,
-    )
-    settings = gate.languages_.tolist(), gate.unknown_language
-    return digest(*settings, *(array.tobytes() for array in arrays))[:12]
+    return digest(gate.direction_.tobytes(), gate._deciding())[:12]

@@ -163,6 +163,7 @@ def _sample(model: _Model, none_harmful: bool) -> _Sample:
     rng = np.random.default_rng(0)
     mean, covariance = model.start(none_harmful)
     size = len(mean)
+    floor = np.diag(1e-6 * covariance.diagonal())
     nu = _PROPOSAL_TAILS
     for _ in range(_ROUNDS):
         root = np.linalg.cholesky(covariance)
@@ -181,5 +182,5 @@ def _sample(model: _Model, none_harmful: bool) -> _Sample:
         weight = np.exp(log_weight - logsumexp(log_weight))
         mean = weight @ draws
         covariance = (draws - mean).T @ ((draws - mean) * weight[:, None])
-        covariance += np.diag(1e-6 * np.diag(model.start(none_harmful)[1]))
+        covariance += floor
     return _Sample(evidence, mean, covariance)

@@ -133,7 +133,7 @@ def check_language(language: Any, n_rows: int, name: str = "language") -> npt.ND
         if not tag:
             raise ValueError(f"{name}[{i}] is an empty string, expected a language such as 'sw'.")
     out = np.empty(n_rows, dtype=object)
-    out[:] = [str(tag) for tag in tags]
+    out[:] = [str.__str__(tag) for tag in tags]  # an enumeration's value, not its name
     return out
 
 

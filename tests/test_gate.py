@@ -225,6 +225,9 @@ def test_partial_fit_of_an_unfitted_gate_is_fit(sources):
     partial = pooled_gate().partial_fit(X, y, language=language, classes=[0, 1])
     np.testing.assert_array_equal(partial.coef_, fitted.coef_)
     assert partial.n_shots_.sum() == 0
+    with pytest.raises(ValueError, match=r"classes contains \[0, 1\], expected labels out of"):
+        (unfitted := pooled_gate()).partial_fit(X, y + 2, language=language, classes=[0, 1])
+    assert not hasattr(unfitted, "classes_")
 
 
 def test_one_string_is_the_language_of_every_row(sources):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from copy import deepcopy
+from enum import Enum
 
 import joblib
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from shifted import SOURCES, D, draw, draw_sources, place, pooled_gate
 
 from skgate import LatentGate
+from skgate._routing import gate_version
 from skgate._suggestion import suggest_rows
 
 some = settings(
@@ -436,3 +438,73 @@ def test_a_further_language_leaves_a_source_without_a_name_alone(rows):
         warnings.simplefilter("ignore", UserWarning)  # its four languages are far apart
         assert (gate.predict(X) == before).mean() > 0.97
     assert gate.forget("sw").languages_.tolist() == []
+
+
+def test_the_same_shots_in_another_order_merge(gate):
+    X, y = draw(np.random.default_rng(23), 4)
+    first = deepcopy(gate).partial_fit(X, y, language="sw")
+    second = deepcopy(gate).partial_fit(X[::-1], y[::-1], language="sw")
+    assert first.merge(second).n_shots_[-1].tolist() == [4, 4]
+    with pytest.raises(ValueError, match="both learned of language 'sw'"):
+        first.merge(deepcopy(gate).partial_fit(X[:4], y[:4], language="sw"))
+
+
+def test_the_gates_version_tells_gates_apart_that_decide_differently(placed):
+    gate, _ = placed
+    other = deepcopy(gate)
+    assert gate_version(other) == gate_version(gate)
+    other.set_params(unknown_language="source")
+    assert gate_version(other) != gate_version(gate)
+    X, y = draw(np.random.default_rng(24), 2, place=place("elsewhere"))
+    nameless = deepcopy(gate).partial_fit(X, y)
+    assert gate_version(nameless) != gate_version(gate)
+    moved = deepcopy(gate).set_params(calibration="shrinkage")
+    moved._evidence["sw"] = moved._evidence["yo"]  # the place alone
+    assert gate_version(moved) != gate_version(gate)
+    shot = LatentGate(calibration="refit").fit(X, y)
+    assert gate_version(shot) != gate_version(shot.partial_fit(X + 1, y, language="sw"))
+
+
+def test_the_detector_counts_a_weight_of_2_as_two_rows_whatever_their_order():
+    X, y, language = draw_sources(np.random.default_rng(25), 700)
+    weight = np.random.default_rng(26).integers(1, 4, len(X))
+    weighted = LatentGate(rank=2).fit(X, y, language=language, sample_weight=weight)
+    rows = np.random.default_rng(27).permutation(np.repeat(np.arange(len(X)), weight))
+    repeated = LatentGate(rank=2).fit(X[rows], y[rows], language=language[rows])
+    np.testing.assert_allclose(
+        weighted.predict_language_proba(X), repeated.predict_language_proba(X), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("method", ["operating_point", "suggest"])
+def test_one_language_is_one_string(gate, method):
+    arguments = {"target_fpr": 0.1} if method == "operating_point" else {"X": np.zeros((9, D))}
+    with pytest.raises(TypeError, match=r"language=\['sw'\] is of type list; expected one str"):
+        getattr(gate, method)(language=["sw"], **arguments)
+
+
+def test_forget_lists_shots_without_a_language(gate):
+    X, y = draw(np.random.default_rng(28), 2)
+    calibrated = deepcopy(gate).partial_fit(X, y)
+    with pytest.raises(ValueError, match=r"expected one of \[None\]"):
+        calibrated.forget("sw")
+
+
+def test_a_column_of_languages_that_is_not_used_is_not_checked(rows):
+    X, y, language = rows
+    with_column = np.column_stack([X.astype(object), language])
+    gate = LatentGate(language_column=-1).fit(with_column, y)
+    nameless = with_column.copy()
+    nameless[:, -1] = None
+    found = gate.predict_language_proba(nameless)
+    np.testing.assert_array_equal(found, gate.predict_language_proba(with_column))
+    np.testing.assert_array_equal(gate.suggest(nameless, n=3), gate.suggest(with_column, n=3))
+
+
+def test_languages_may_be_an_enumeration(gate):
+    class Language(str, Enum):  # noqa: UP042 - str() of it is its name
+        SWAHILI = "sw"
+
+    X, y = draw(np.random.default_rng(29), 2)
+    calibrated = deepcopy(gate).partial_fit(X, y, language=Language.SWAHILI)
+    assert "sw" in calibrated.languages_

@@ -90,9 +90,10 @@ def test_the_target_is_met_on_new_prompts(gate):
     [
         ({}, "target_fpr=None and target_fnr=None; expected one"),
         ({"target_fpr": 0.1, "target_fnr": 0.1}, "target_fpr=0.1 and target_fnr=0.1"),
-        ({"target_fpr": 0.0}, "target_fpr == 0.0, must be > 0"),
-        ({"target_fnr": 1.0}, "target_fnr == 1.0, must be < 1"),
-        ({"target_fpr": 0.1, "confidence": 90}, "confidence == 90, must be < 1"),
+        ({"target_fpr": 0.0}, "target_fpr=0.0; expected a number between"),
+        ({"target_fnr": 1.0}, "target_fnr=1.0; expected a number between"),
+        ({"target_fpr": np.nan}, "target_fpr=nan; expected a number between"),
+        ({"target_fpr": 0.1, "confidence": 90}, "confidence=90; expected a number between"),
         ({"language": "ha", "target_fpr": 0.1}, "'ha' was never seen; known are"),
     ],
 )
