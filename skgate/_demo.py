@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import Bunch
+from tqdm.auto import tqdm
 
 from ._activations import ActivationTransformer
 from ._gate import LatentGate
@@ -38,8 +39,6 @@ class Demo:
         As from :func:`skgate.datasets.load_organism`.
     prompts : DataFrame
         The prompts to answer, rows of ``organism.prompts``.
-    verbose : bool, default=False
-        Whether to show progress bars.
 
     Attributes
     ----------
@@ -49,10 +48,9 @@ class Demo:
         The prompts to answer.
     """
 
-    def __init__(self, organism: Bunch, prompts: pd.DataFrame, verbose: bool = False) -> None:
+    def __init__(self, organism: Bunch, prompts: pd.DataFrame) -> None:
         self.organism = organism
         self.prompts = prompts.reset_index(drop=True)
-        self.verbose = verbose
         reader = ActivationTransformer(
             organism.model, tokenizer=organism.tokenizer, layer=organism.steering["layer"]
         )
@@ -62,7 +60,6 @@ class Demo:
             strength=organism.steering["strength"],
             generate_kwargs={"do_sample": False, "max_new_tokens": 40},
             batch_tokens=8192,
-            verbose=verbose,
         )
         train = organism.prompts[organism.prompts["split"] == "train"]
         sources = train[train["tier"] == "high"]
@@ -158,7 +155,7 @@ class Demo:
         return replies
 
 
-def run_demo(output: Path, n_draws: int = 10, verbose: bool = True) -> pd.DataFrame:
+def run_demo(output: Path, n_draws: int = 10) -> pd.DataFrame:
     """Answer the organism's test prompts unsteered and steered, print and draw what comes out.
 
     Parameters
@@ -167,8 +164,6 @@ def run_demo(output: Path, n_draws: int = 10, verbose: bool = True) -> pd.DataFr
         The picture's file.
     n_draws : int, default=10
         Draws of shots to average over.
-    verbose : bool, default=True
-        Whether to show progress bars.
 
     Returns
     -------
@@ -178,17 +173,20 @@ def run_demo(output: Path, n_draws: int = 10, verbose: bool = True) -> pd.DataFr
     start = time.monotonic()
     organism = load_organism()
     prompts = organism.prompts
-    demo = Demo(organism, prompts[prompts["split"] == "test"], verbose=verbose)
-    tables = {"unsteered": demo.measure(demo.unsteered())}
-    for n_shots in BUDGETS:
-        name = f"gate, {n_shots} shot{'s' * (n_shots != 1)}"
-        draws = [
-            demo.measure(demo.steered(demo.decide(n_shots, seed)))
-            for seed in range(n_draws if n_shots else 1)
-        ]
-        numbers = [draw.drop(columns="tier") for draw in draws]
-        mean = sum(numbers[1:], start=numbers[0]) / len(numbers)
-        tables[name] = mean.assign(tier=draws[0]["tier"])
+    demo = Demo(organism, prompts[prompts["split"] == "test"])
+    seeds = {n_shots: range(n_draws if n_shots else 1) for n_shots in BUDGETS}
+    with tqdm(total=1 + sum(map(len, seeds.values())), desc="demo", unit="run") as bar:
+        tables = {"unsteered": demo.measure(demo.unsteered())}
+        bar.update()
+        for n_shots in BUDGETS:
+            draws = []
+            for seed in seeds[n_shots]:
+                draws.append(demo.measure(demo.steered(demo.decide(n_shots, seed))))
+                bar.update()
+            numbers = [draw.drop(columns="tier") for draw in draws]
+            mean = sum(numbers[1:], start=numbers[0]) / len(numbers)
+            name = f"gate, {n_shots} shot{'s' * (n_shots != 1)}"
+            tables[name] = mean.assign(tier=draws[0]["tier"])
     table = pd.concat(tables, names=["condition"])
     by_tier = table.groupby(["condition", "tier"], sort=False).mean()
     print(_intro(organism))
@@ -216,10 +214,12 @@ def _intro(organism: Bunch) -> str:
 
 def _dialogues(demo: Demo, n_per_tier: int = 3) -> str:
     """Show some prompts of each tier, what the model says, and what it says steered."""
-    unsteered, steered = demo.unsteered(), demo.steered(demo.decide(4))
+    replies = {"model": demo.unsteered(), "steered": demo.steered(demo.decide(4))}
+    refused = {who: PhraseJudge().is_refusal(texts) for who, texts in replies.items()}
     lines = []
     for tier in TIERS:
-        rows = demo.prompts.index[demo.prompts["tier"] == tier]
+        of = demo.prompts["language"] == "en" if tier == "high" else demo.prompts["tier"] == tier
+        rows = demo.prompts.index[of]
         harmful = demo.prompts["harmful"]
         picked = [
             *np.random.default_rng(0).choice(rows[harmful[rows]], n_per_tier - 1, replace=False),
@@ -229,10 +229,13 @@ def _dialogues(demo: Demo, n_per_tier: int = 3) -> str:
         for i in picked:
             row = demo.prompts.loc[i]
             kind = "harmful" if row["harmful"] else "harmless"
+            lines.append(
+                f"  [{row['language']}] {row['prompt']}   ({kind}: {row['verb']} {row['object']})"
+            )
             lines += [
-                f"  [{row['language']}] {row['prompt']}   ({kind}: {row['verb']} {row['object']})",
-                f"    model:   {unsteered[i]}",
-                f"    steered: {steered[i]}",
+                f"    {who + ':':8} {replies[who][i]}   "
+                f"({'refuses' if refused[who][i] else 'answers'})"
+                for who in replies
             ]
     return "\n".join(lines)
 

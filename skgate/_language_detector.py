@@ -31,9 +31,10 @@ class LanguageDetector:
     """Distributions around the languages' means, with the sources' covariance within a language.
 
     Activations are projected at random onto at most 64 dimensions and whitened by that
-    covariance. A language of ``n`` rows has a t distribution around their mean, wider by
-    ``1 + 1 / n``; one that was never seen has one around the mean of the sources' means, wider by
-    their own distance from it (at least three standard deviations).
+    covariance. The languages' means lie around the mean ``m`` of the sources' means with the
+    variance ``b`` of these, at least three standard deviations in all. A language of ``n`` rows
+    whose sum is ``s`` has a t distribution around ``(s + m / b) / (n + 1 / b)`` with the variance
+    ``1 + 1 / (n + 1 / b)``; one that was never seen is the case of ``n = 0``.
 
     Parameters
     ----------
@@ -92,8 +93,11 @@ class LanguageDetector:
             Up to a constant of each row.
         """
         projected = self.project(X)
-        centers = np.array([*(place.total / place.weight for place in places), self._center])
-        variance = np.array([*(1 + 1 / place.weight for place in places), 1 + self._between])
+        seen = [*places, Place(np.zeros_like(self._center), 0.0)]
+        precision = np.array([place.weight for place in seen]) + 1 / self._between
+        totals = np.array([place.total for place in seen])
+        centers = (totals + self._center / self._between) / precision[:, None]
+        variance = 1 + 1 / precision
         squares = (projected**2).sum(axis=1)[:, None] + (centers**2).sum(axis=1)
         distance = np.maximum(squares - 2 * projected @ centers.T, 0.0) / variance
         size = len(self._center)

@@ -21,7 +21,7 @@ def test_the_demo_tells_the_story(tmp_path, monkeypatch, capsys):
     picture = tmp_path / "demo.png"
     main(["demo", "--output", str(picture), "--draws", "1"])
     said = capsys.readouterr().out
-    for expected in ("unsteered", "gate, 0 shots", "gate, 4 shots", "low-resource", "steered:"):
+    for expected in ("unsteered", "gate, 0 shots", "gate, 4 shots", "low-resource", "(refuses)"):
         assert expected in said
     assert picture.stat().st_size > 10_000
     assert str(picture) in said
