@@ -48,7 +48,8 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
     calibration : {"shrinkage", "refit", "threshold"} or None, default="shrinkage"
         How shots set a language's boundary (see Notes): "shrinkage" weighs them against what
         the source languages say of a further one; "refit" is the recipe of [1]_; "threshold"
-        is its threshold rule alone, on the source readout; None ignores them.
+        is its threshold rule alone, on the source readout; None ignores them, and leaves the
+        pooled boundary where the logistic has it.
     source_languages : list of str or None, default=None
         The languages the direction is learned from. Rows of other languages given to ``fit``
         are shots. None: every language given to ``fit`` is a source.

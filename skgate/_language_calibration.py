@@ -65,7 +65,7 @@ class LanguageCalibrationMixin:
 
         It fails where the share of harmful prompts misleads: if the classes overlap, prompts that
         are nearly all harmless, or nearly all harmful, look much like a mixture elsewhere. Measured
-        figures are in the benchmarks; a few labelled shots, even harmless ones alone, are safer.
+        figures are in the benchmarks; a few labelled shots of both classes are safer.
 
         Parameters
         ----------
@@ -215,7 +215,8 @@ class LanguageCalibrationMixin:
         point : OperatingPoint
             ``gate.harm_score(X, language) > point.threshold`` meets the target. Shots alone count:
             the readout was fitted to the source rows, which would make the bounds too good (as
-            it is to the shots with "refit").
+            it is to the shots with "refit"). It is for your own use: ``predict`` and
+            :class:`SteeringWrapper` decide at 0; and for the gate as it is now.
 
         Raises
         ------

@@ -614,8 +614,7 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         if languages is not None:
             parts.gate._check_known(languages)
         replies = self._generate(parts, prompts, layer, direction, router.route, options)
-        if self.on_harmful or self.on_harmless:
-            router.warn_unseen()
+        router.warn_unseen()
         return replies, router
 
     def _generate(

@@ -108,6 +108,7 @@ def test_parquet_and_what_the_store_holds_is_not_computed_again(
     conversations = [[{"role": "user", "content": text}] for text in frame["prompt"]]
     frame = frame.drop(columns="prompt").assign(question=conversations)
     (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "README.md").write_text("no rows")
     for half, part in frame.groupby("harmful"):
         part.to_parquet(tmp_path / "in" / f"{half}.parquet", index=False)
     transformer = ActivationTransformer(checkpoint, layer=1, store=tmp_path / "store")
@@ -148,12 +149,13 @@ def test_bad_prompt_is_an_error_that_names_its_row(cluster, frame, checkpoint, t
         ("knock " * 99, "has 10. tokens, more than"),
     ],
 )
-@pytest.mark.parametrize("known", [{"id": 7, "label": "sw"}, {}])
+@pytest.mark.parametrize("known", [{"id": 7, "label": "sw"}, {"hash": 64 * "a"}, {}])
 def test_reader_names_a_row_by_ids_and_never_by_texts(checkpoint, prompt, complaint, known):
     texts = {"prompt": prompt, "english": "boil an egg", "native": "\u0e15\u0e49\u0e21"}
     batch = pa.Table.from_pylist([{**texts, "prompt": "knock"} | known, texts | known])
     reader = ActivationReader(ActivationTransformer(checkpoint, layer=1), "prompt", "activations")
-    name = re.escape(f"column 'prompt' of the row {known or 1}")
+    place = known or "1 of a batch of 2 (no other column tells which)"
+    name = re.escape(f"column 'prompt' of the row {place}")
     with pytest.raises(RowError, match=f"^{name} {complaint}"):
         reader(batch)
 
@@ -184,6 +186,41 @@ def test_bad_arguments(cluster, frame, checkpoint, tmp_path, change, error, mess
     with pytest.raises(error, match=message):
         extract(**arguments | change)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-llama"]
+
+
+def test_parquet_by_another_name_is_never_left_out(cluster, frame, checkpoint, tmp_path):
+    (tmp_path / "in").mkdir()
+    for i, name in enumerate(["one.parquet", "two.pq"]):
+        frame[i::2].to_parquet(tmp_path / "in" / name, index=False)
+    transformer = ActivationTransformer(checkpoint, layer=1)
+    for dataset in (tmp_path / "in", tmp_path / "in" / "two.pq"):
+        with pytest.raises(ValueError, match=r"would leave out the Parquet file '.*two\.pq'"):
+            extract(dataset, transformer, tmp_path / "out")
+
+
+def test_an_output_that_appears_meanwhile_is_kept_and_so_is_what_was_written(
+    cluster, frame, checkpoint, tmp_path, monkeypatch
+):
+    def write(ray, activations, folder, n_rows):
+        (folder / "new").touch()
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "old").touch()
+
+    monkeypatch.setattr(_extract, "_write", write)
+    transformer = ActivationTransformer(checkpoint, layer=1)
+    with pytest.raises(FileExistsError, match="has appeared in the meantime; the finished") as info:
+        extract(ray.data.from_pandas(frame), transformer, tmp_path / "out")
+    assert (tmp_path / "out" / "old").exists()
+    written = re.search(r"files are in '(.*)'", str(info.value))[1]
+    assert os.listdir(written) == ["new"]
+
+
+def test_a_relative_store_is_where_the_caller_is(cluster, frame, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    transformer = ActivationTransformer(checkpoint, layer=1, store="store")
+    extract(ray.data.from_pandas(frame), transformer, tmp_path / "out", batch_size=BATCH)
+    assert transformer.store == "store"
+    assert ActivationStore(tmp_path / "store").info().n_rows == len(PROMPTS)
 
 
 def test_rows_that_ray_may_drop_are_refused(cluster, frame, checkpoint, tmp_path):

@@ -39,7 +39,8 @@ and low-resource refusals are in English, as real models' often are. A harmless 
 the request.
 
 What it shows on the test split, in per cent, means over a tier's languages; steered at block 4
-with strength 0.7 (chosen on the val split), with the default gate, 10 draws of shots:
+with strength 0.7 (chosen on the val split), with the default gate (without shots:
+unknown_language="source"), 10 draws of shots:
 
 =========================================  ======  =====  =====
 measure                                    high    mid    low

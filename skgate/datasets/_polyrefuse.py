@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
@@ -209,7 +210,7 @@ def fetch_polyrefuse(
     dtype: int64
     """
     files = _select_files(subset, split, languages)
-    if not isinstance(n_retries, int) or n_retries < 0:
+    if not isinstance(n_retries, int | np.integer) or n_retries < 0:
         raise ValueError(f"Got n_retries={n_retries!r} but expected an integer of 0 or more.")
     root = _local_root(base_path)
     if root is None:
@@ -303,7 +304,7 @@ def _download(
     missing = [file.path for file in files if not _is_cached(source, file.path)]
     if missing and not download_if_missing:
         raise OSError(
-            f"{len(missing)} files of PolyRefuse are not in {source.path} and "
+            f"{len(missing)} files of PolyRefuse are not, or not whole, in {source.path} and "
             f"download_if_missing=False. {_how_to_get_it()}"
         )
     if missing:
@@ -389,7 +390,7 @@ def _build_frame(files: list[_File], root: Path) -> pd.DataFrame:
 def _read(file: _File, root: Path) -> list[dict[str, Any]]:
     path = root / file.path
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} is missing: expected a whole copy of {_REPOSITORY} in {root}."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.base import clone
 
 from skgate._activations import ActivationTransformer
 from skgate._compat import Interval, validate_params
@@ -97,12 +98,14 @@ def extract(
     ImportError
         If Ray Data is not installed.
     FileExistsError
-        If ``output`` exists.
+        If ``output`` exists, or has appeared when all is written; the message says where the
+        files are then.
     TypeError
         If ``dataset`` is something else, or the transformer's model or tokenizer is a live object,
         which can't be sent to an actor.
     ValueError
-        If a column is missing or would be overwritten, there are no rows, or the transformer
+        If a column is missing or would be overwritten, a Parquet file of it has another
+        extension, there are no rows, or the transformer
         refuses a prompt, as when it is missing, empty or too long. The message names the row by
         its numbers and ids. Nothing is written then.
     RuntimeError
@@ -138,6 +141,8 @@ def extract(
     """
     ray = _import_ray()
     pickle.dumps(transformer)  # its error says what to do about a live model
+    if isinstance(transformer.store, str | os.PathLike):  # not relative to where a worker starts
+        transformer = clone(transformer).set_params(store=os.path.abspath(transformer.store))
     least, most = _check_concurrency(concurrency)
     folder = _check_output(output)
     rows, n_rows = _open(ray, dataset)
@@ -159,7 +164,13 @@ def extract(
     except BaseException:
         shutil.rmtree(incomplete, ignore_errors=True)
         raise
-    incomplete.rename(folder)
+    try:
+        incomplete.rename(folder)
+    except OSError as error:
+        raise FileExistsError(
+            f"output={str(folder)!r} has appeared in the meantime; the finished files are in "
+            f"{str(incomplete)!r}."
+        ) from error
     return folder
 
 
@@ -200,7 +211,9 @@ def _check_output(output: str | os.PathLike[str]) -> Path:
 def _open(ray: Any, dataset: Any) -> tuple[Dataset, int | None]:
     """The data set, and its number of rows if that is known before it is computed."""
     if isinstance(dataset, str | os.PathLike):
-        found = ray.data.read_parquet(_locate(dataset))
+        location = _locate(dataset)
+        _check_names(location)
+        found = ray.data.read_parquet(location)
         return found, found.count()
     if not isinstance(dataset, ray.data.Dataset):
         raise TypeError(
@@ -220,6 +233,21 @@ def _locate(dataset: str | os.PathLike[str]) -> str:
     if not path.exists():
         raise FileNotFoundError(f"dataset={str(path)!r} doesn't exist; expected Parquet files.")
     return str(path)
+
+
+def _check_names(location: str) -> None:
+    """Keep Ray from leaving out Parquet files by their names, as it does without a word."""
+    for path in [Path(location), *Path(location).rglob("[!._]*")]:
+        if path.is_file() and path.suffix != ".parquet" and _is_parquet(path):
+            raise ValueError(
+                f"dataset={location!r}: Ray would leave out the Parquet file {str(path)!r}; "
+                "expected names that end in .parquet."
+            )
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
 
 
 def _check_dataset(

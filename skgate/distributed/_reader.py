@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from skgate._activations import ActivationTransformer
 
-_LONGEST_ID = 40
+_LONGEST_ID = 64  # a hash of 256 bits
 
 
 class ActivationReader:
@@ -71,7 +72,8 @@ class ActivationReader:
         def name(found: re.Match[str]) -> str:
             row = batch.slice(int(found[1]), 1).to_pylist()[0]
             known = {key: value for key, value in row.items() if self._identifies(key, value)}
-            return f"column {self._prompt_column!r} of the row {known or found[1]}"
+            place = known or f"{found[1]} of a batch of {len(batch)} (no other column tells which)"
+            return f"column {self._prompt_column!r} of the row {place}"
 
         return re.sub(r"\bX\[(\d+)\]", name, message)
 
@@ -81,4 +83,4 @@ class ActivationReader:
             return False
         if isinstance(value, str):
             return len(value) <= _LONGEST_ID and value.isascii() and " " not in value
-        return isinstance(value, int | float)
+        return isinstance(value, int | float | date)

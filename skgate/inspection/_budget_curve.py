@@ -350,10 +350,13 @@ def _sweep(
     """Score copies of a gate: a row per language, budget and draw."""
     languages = sorted(set(test.language))
     _check_test_labels(gate, test, languages)
+    fresh = deepcopy(gate).set_params(unknown_language="source")
+    has_learned = fresh.n_shots_.sum(axis=1) + fresh.n_unlabelled_ > 0
+    fresh.forget([name for name in fresh.languages_[has_learned] if name in languages])
     rows = []
     for draw, seed in enumerate(seeds):
         order = _order_shots(gate, pool, languages, budgets[-1], seed)
-        calibrated, taken = deepcopy(gate).set_params(unknown_language="source"), 0
+        calibrated, taken = deepcopy(fresh), 0
         for budget in budgets:
             X, y, language = pool.take(order[:, taken:budget].ravel())
             if len(y) and gate.calibration is not None:

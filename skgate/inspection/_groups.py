@@ -73,6 +73,11 @@ def average_groups(
     """
     if "language" not in frame:
         return frame
+    if frame["language"].isna().any():
+        raise ValueError(
+            "Got rows with and without a language in table but expected a column 'language', "
+            "without missing values, for every model or for none."
+        )
     groups = group_languages(frame["language"], by, tier)
     order = list(dict.fromkeys(groups.values()))
     frame = frame.assign(**{by: pd.Categorical(frame["language"].map(groups), order)})

@@ -134,6 +134,11 @@ class ProjectionDisplay(PanelDisplay):
         display : ProjectionDisplay
             The drawn display.
 
+        Raises
+        ------
+        ValueError
+            If ``score="own"`` and no language is given, or ``X`` is not what the gate reads.
+
         Warns
         -----
         UserWarning
@@ -148,8 +153,10 @@ class ProjectionDisplay(PanelDisplay):
             gate, languages = opened.gate, opened.language
             source = _source_score(gate, opened.X)
             if score == "own":
+                if languages is None:
+                    raise ValueError("Got score='own' but no language: expected that of each row.")
                 scores = gate.harm_score(opened.X, languages)
-                thresholds = dict.fromkeys([] if languages is None else languages, 0.0)
+                thresholds = dict.fromkeys(set(languages) & set(gate.languages_), 0.0)
             else:
                 scores = source
                 thresholds = _find_thresholds(opened, source)
@@ -157,7 +164,7 @@ class ProjectionDisplay(PanelDisplay):
                 _tabulate(name, y, scores, languages, thresholds, by, tier, gate.harmful_label_)
             )
         frame = pd.concat(frames, ignore_index=True)
-        frame["source_threshold"] = 0.0 if score == "source" or languages is None else np.nan
+        frame["source_threshold"] = 0.0 if score == "source" else np.nan
         return cls(frame, score_name=_SOURCE if score == "source" else _OWN).plot(ax)
 
     @classmethod
@@ -186,8 +193,8 @@ class ProjectionDisplay(PanelDisplay):
         language : array-like of str of shape (n_prompts,) or None, default=None
             Languages of the prompts. None: one panel.
         threshold : mapping of str to float or None, default=None
-            The boundary of each calibrated language, in the scores' unit; for several gates, a
-            mapping of name to such mappings.
+            The boundary of each calibrated language, in the scores' unit; for several gates, one
+            such mapping for all, or a mapping of name to such mappings.
         source_threshold : float or None, default=0.0
             The boundary of the source languages.
         score_name : str, default="harm score"
@@ -207,15 +214,15 @@ class ProjectionDisplay(PanelDisplay):
         display : ProjectionDisplay
             The drawn display.
         """
-        several = isinstance(y_score, Mapping)
-        scores = by_name(y_score if several else {"model": y_score}, "y_score")
-        frames = []
-        for name, values in scores.items():
-            own: Any = (threshold or {}).get(name, {}) if several else threshold or {}
-            languages = None
-            if language is not None:
-                languages = check_language(language, len(one_per_row("y_true", y_true)))
-            frames.append(_tabulate(name, y_true, values, languages, own, by, tier, pos_label))
+        scores = by_name(y_score if isinstance(y_score, Mapping) else {"model": y_score}, "y_score")
+        languages = None
+        if language is not None:
+            languages = check_language(language, len(one_per_row("y_true", y_true)))
+        thresholds = _thresholds_by_model(threshold, list(scores), languages)
+        frames = [
+            _tabulate(name, y_true, values, languages, thresholds[name], by, tier, pos_label)
+            for name, values in scores.items()
+        ]
         frame = pd.concat(frames, ignore_index=True)
         frame["source_threshold"] = np.nan if source_threshold is None else float(source_threshold)
         return cls(frame, score_name=score_name).plot(ax)
@@ -314,7 +321,7 @@ def _boundary_color(column: str) -> Any:
 def _source_score(gate: LatentGate, X: Any) -> npt.NDArray[np.float64]:
     """Score of the pooled source's readout, towards harmful."""
     sign = 1 if gate.classes_[1] == gate.harmful_label_ else -1
-    rows = np.asarray(X, dtype=np.float64)
+    rows = gate._check_unlabelled(X)
     scores: npt.NDArray[np.float64] = sign * (rows @ gate.coef_[0] + gate.intercept_[0])
     return scores
 
@@ -342,6 +349,31 @@ def _find_thresholds(opened: OpenedGate, source: npt.NDArray[np.float64]) -> dic
             stacklevel=3,
         )
     return thresholds
+
+
+def _thresholds_by_model(
+    threshold: Mapping[str, Any] | None, models: list[str], languages: npt.NDArray[Any] | None
+) -> dict[str, Mapping[str, float]]:
+    """Give each model its boundaries."""
+    if threshold is None:
+        return {name: {} for name in models}
+    if languages is None:
+        raise ValueError("Got threshold without language: expected the language of each prompt.")
+    found = dict.fromkeys(models, threshold)
+    if any(isinstance(one, Mapping) for one in threshold.values()):
+        named = {str(name): one for name, one in threshold.items()}
+        unknown = sorted(set(named) - set(models))
+        if unknown:
+            raise ValueError(f"Got threshold of {unknown} but expected that of {models}.")
+        found = {name: named.get(name, {}) for name in models}
+    unused = sorted({name for one in found.values() for name in one} - set(languages))
+    if unused:
+        warnings.warn(
+            f"No prompt is in {unused} of threshold; there are {sorted(set(languages))}.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return found
 
 
 def _tabulate(

@@ -172,6 +172,9 @@ class SeparabilityDisplay(PanelDisplay):
         train, test = check_prompts(X_train, "X_train"), check_prompts(X_test, "X_test")
         labels = one_per_row("y_train", y_train)
         check_same_length({"X_train": train, "y_train": labels})
+        check_same_length({"X_test": test, "y_test": one_per_row("y_test", y_test)})
+        check_language(language_test, len(test), "language_test")
+        _check_share(weak_below)
         is_source = _find_sources(language_train, source_languages, len(train))
         train = [train[i] for i in np.flatnonzero(is_source)]
         harmful = labels == harmful_class("y_train", labels.tolist(), pos_label)
@@ -250,8 +253,7 @@ class SeparabilityDisplay(PanelDisplay):
         display : SeparabilityDisplay
             The drawn display.
         """
-        if not 0 <= weak_below <= 1:
-            raise ValueError(f"Got weak_below={weak_below!r} but expected a share from 0 to 1.")
+        _check_share(weak_below)
         labels = one_per_row("y_true", y_true)
         harmful = labels == harmful_class("y_true", labels.tolist(), pos_label)
         languages = check_language(language, len(labels))
@@ -391,6 +393,11 @@ def _find_sources(
         )
     found: npt.NDArray[np.bool_] = np.isin(languages.astype(str), wanted.astype(str))
     return found
+
+
+def _check_share(weak_below: float) -> None:
+    if not 0 <= weak_below <= 1:
+        raise ValueError(f"Got weak_below={weak_below!r} but expected a share from 0 to 1.")
 
 
 def _warn_of_overlap(train: list[Any], test: list[Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
@@ -11,6 +11,9 @@ from skgate.inspection._display import PanelDisplay, check_shares, stack_tables
 from skgate.inspection._estimators import by_name
 from skgate.inspection._groups import average_groups, group_column, group_languages
 from skgate.inspection._style import group_title
+
+if TYPE_CHECKING:
+    from matplotlib.lines import Line2D
 
 _MEASURES = {"refusal_rate": "harmful prompts refused", "garbled_rate": "replies garbled"}
 
@@ -189,9 +192,11 @@ class StrengthSweepDisplay(PanelDisplay):
             sharey=True,
         )
         cells = [(measure, model) for measure in measures for model in models]
+        lines: dict[str, Line2D] = {}
         for panel, (measure, model) in zip(axes, cells, strict=True):
+            rows = self._of(model).dropna(subset=measure)
             sns.lineplot(
-                self._of(model),
+                rows,
                 x="strength",
                 y=measure,
                 hue=by,
@@ -204,6 +209,9 @@ class StrengthSweepDisplay(PanelDisplay):
                 legend=False,
                 ax=panel,
             )
+            present = [group for group in groups if group in rows[by].unique()]
+            if present:
+                lines |= zip(present, panel.get_lines()[-len(present) :], strict=True)
             self._as_shares(panel)
             panel.set_xlabel("")
             panel.set_ylabel(_MEASURES[measure] if model == models[0] else "")
@@ -212,8 +220,7 @@ class StrengthSweepDisplay(PanelDisplay):
             panel.set_xlabel("steering strength (1: from harmless to harmful)")
         self._entitle("How strongly should the model be steered?", models)
         if groups:
-            handles = axes[0].get_lines()[-len(groups) :]
-            for line, group in zip(handles, groups, strict=True):
+            for group, line in lines.items():
                 line.set_label(group_title(group))
-            self._explain(handles)
+            self._explain([lines[group] for group in groups if group in lines])
         return self

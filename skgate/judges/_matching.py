@@ -96,4 +96,7 @@ def _is_mark(character: str) -> bool:
 def _is_dropped(character: str) -> bool:
     # Combining classes: 10 to 36 are Hebrew and Arabic points, from 200 on accents.
     combining = unicodedata.combining(character)
-    return 10 <= combining <= 36 or combining >= 200 or unicodedata.category(character) == "Cf"
+    is_selector = "\ufe00" <= character <= "\ufe0f"  # of a variant, as after emoji
+    if is_selector or unicodedata.category(character) == "Cf":
+        return True
+    return 10 <= combining <= 36 or combining >= 200

@@ -27,8 +27,8 @@ def check_replies(replies: Any) -> list[str]:
         or not hasattr(replies, "__iter__")
     ):
         raise TypeError(f"Got replies of type {type(replies).__name__} but {expected}.")
-    shape = getattr(replies, "shape", (len(replies),))
-    if len(shape) != 1:
+    shape = getattr(replies, "shape", None)
+    if shape is not None and len(shape) != 1:
         raise ValueError(f"Got replies of shape {tuple(shape)} but {expected}.")
     items = list(replies)
     for i, item in enumerate(items):

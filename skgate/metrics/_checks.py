@@ -20,7 +20,9 @@ def one_per_row(name: str, values: ArrayLike) -> NDArray[Any]:
             f"Got {name} of shape {array.shape} but expected one value per row, that is "
             "(n_samples,)."
         )
-    if pd.isna(array).any():
+    # Beside texts, a nan of a list would have become the text "nan"
+    original = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=object)
+    if pd.isna(original).any():
         raise ValueError(f"Got missing values in {name} but expected a value in each row.")
     return array
 

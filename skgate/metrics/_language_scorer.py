@@ -15,7 +15,7 @@ from sklearn.metrics import get_scorer, make_scorer
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _num_samples
+from sklearn.utils.validation import _num_samples, check_consistent_length, column_or_1d
 
 from skgate._validation import check_language, resolve_harmful_label
 from skgate.metrics._checks import one_per_row
@@ -46,8 +46,8 @@ class LanguageScorer(BaseEstimator):
         What to score: all rows together, or each language by itself, to give the mean or the
         minimum.
     pos_label : label or None, default=None
-        The harmful class. None takes the estimator's `harmful_label_` if it has one, else
-        "harmful", 1 or True if among its classes, else the second of them.
+        The harmful class. None takes the `harmful_label_` of the estimator or of the gate in it,
+        else "harmful", 1 or True if among its classes, else the second of them.
     language_column : str or None, default=None
         The column of `X` that names the language, for estimators that take it from there. Only
         `aggregate` reads it, and nothing but `X` is passed to the estimator then.
@@ -148,13 +148,12 @@ class LanguageScorer(BaseEstimator):
             If there is a language and the estimator's method does not take it.
         """
         scorer = self._make_scorer()
-        if language is not None:
-            language = check_language(language, _num_samples(X))
-        else:
-            _warn_if_language_lost(estimator)
+        weight = None if sample_weight is None else column_or_1d(sample_weight)
+        check_consistent_length(X, y, weight)
         view = _HarmfulView(estimator, X, language, self.pos_label)
         harmful = view.is_harmful("y", y)
-        weight = None if sample_weight is None else np.asarray(sample_weight)
+        if language is None:
+            _warn_if_language_lost(estimator)
         scores = [
             scorer(
                 view,
@@ -162,7 +161,7 @@ class LanguageScorer(BaseEstimator):
                 harmful[rows],
                 **({} if weight is None else {"sample_weight": weight[rows]}),
             )
-            for rows in self._parts(X, harmful, language)
+            for rows in self._parts(X, harmful, view.language)
         ]
         if not scores:
             return float("nan")
@@ -212,7 +211,12 @@ class LanguageScorer(BaseEstimator):
         copy: LanguageScorer = super().__sklearn_clone__()
         return copy.set_score_request(**getattr(self, "_score_request", {}))
 
-    def _make_scorer(self) -> Callable[..., float]:
+    def _accept_sample_weight(self) -> bool:
+        """Tell scikit-learn's scoring by several metrics whether this one takes weights."""
+        accepts: bool = self._make_scorer()._accept_sample_weight()
+        return accepts
+
+    def _make_scorer(self) -> Any:
         if self.aggregate not in ("pooled", "macro", "worst"):
             raise ValueError(
                 f"Got aggregate={self.aggregate!r} but expected 'pooled', 'macro' or 'worst'."
@@ -272,7 +276,8 @@ class _HarmfulView(ClassifierMixin, BaseEstimator):
     """
 
     def __init__(self, estimator: Any, X: Any, language: Any, pos_label: Hashable | None) -> None:
-        self._estimator, self._X, self._language = estimator, X, language
+        self._estimator, self._X = estimator, X
+        self.language = None if language is None else check_language(language, _num_samples(X))
         self._responses: dict[str, NDArray[Any]] = {}
         self._known = list(estimator.classes_.tolist())
         if len(self._known) != 2:
@@ -280,7 +285,7 @@ class _HarmfulView(ClassifierMixin, BaseEstimator):
                 f"Got an estimator with classes {self._known} but expected two classes."
             )
         if pos_label is None:
-            pos_label = getattr(_last_step(estimator), "harmful_label_", None)
+            pos_label = getattr(_find_gate(estimator), "harmful_label_", None)
         self._harmful = resolve_harmful_label(self._known, pos_label, "pos_label")
         self.classes_ = np.array([0, 1])
 
@@ -309,7 +314,7 @@ class _HarmfulView(ClassifierMixin, BaseEstimator):
 
     def _response(self, method: str) -> NDArray[Any]:
         if method not in self._responses:
-            response = _respond(self._estimator, method, self._X, self._language)
+            response = _respond(self._estimator, method, self._X, self.language)
             self._responses[method] = np.asarray(response)
         return self._responses[method]
 
@@ -334,13 +339,21 @@ def _respond(estimator: Any, method: str, X: Any, language: Any) -> Any:
     return call(X, language=language)
 
 
-def _last_step(estimator: Any) -> Any:
-    return _last_step(estimator[-1]) if isinstance(estimator, Pipeline) else estimator
+def _find_gate(estimator: Any) -> Any:
+    """Find what decides in a Pipeline, a search, a SteeringWrapper or the like."""
+    if isinstance(estimator, Pipeline):
+        return _find_gate(estimator[-1])
+    for name in ("best_estimator_", "estimator_", "gate_"):
+        if hasattr(estimator, name):
+            return _find_gate(getattr(estimator, name))
+    if hasattr(estimator, "calibrated_classifiers_"):
+        return _find_gate(estimator.calibrated_classifiers_[0].estimator)
+    return estimator
 
 
 def _warn_if_language_lost(estimator: Any) -> None:
     """Warn when a gate that knows languages is about to be scored without any."""
-    gate = _last_step(estimator)
+    gate = _find_gate(estimator)
     if len(getattr(gate, "languages_", ())) and getattr(gate, "language_column", None) is None:
         warnings.warn(
             "LanguageScorer got no language, though the estimator was fitted with some: it is "

@@ -12,6 +12,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from skgate.datasets import _polyrefuse, fetch_polyrefuse
@@ -189,6 +190,7 @@ def test_naming_zh_warns_that_its_test_rows_are_all_harmful(repository):
 
 
 def test_n_retries_must_be_a_count(repository):
+    assert len(fetch_polyrefuse(base_path=repository, n_retries=np.int64(2)).frame)
     with pytest.raises(ValueError, match="Got n_retries=-1 but expected"):
         fetch_polyrefuse(base_path=repository, n_retries=-1)
 
@@ -224,10 +226,19 @@ def test_missing_file_is_named(repository):
 
 
 @pytest.mark.parametrize(
-    "content", ["no json", "[]", "[1]", "{}", '[{"instruction": " "}]', '[{"instruction": null}]']
+    "content",
+    [
+        b"no json",
+        b"[]",
+        b"[1]",
+        b"{}",
+        b'[{"instruction": " "}]',
+        b'[{"instruction": null}]',
+        '[{"instruction": "é"}]'.encode("latin-1"),
+    ],
 )
 def test_malformed_file_is_named(repository, content):
-    (repository / "dataset/splits/harmful_val.json").write_text(content)
+    (repository / "dataset/splits/harmful_val.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"harmful_val\.json is not as expected"):
         fetch_polyrefuse(base_path=repository, split="val", languages="en")
 

@@ -220,3 +220,13 @@ def test_bad_input():
         BudgetCurveDisplay.from_predictions(twice)
     with pytest.raises(ValueError, match=r"no tier of the languages \['qq'\]"):
         draw(fit(), activations(1, ("qq",)), activations(2, ("qq",)))
+
+
+def test_what_a_gate_has_learned_before_is_no_example():
+    X, y, language = activations(3)
+    gate = fit()
+    deployed = deepcopy(gate).partial_fit(X, y, language=language)
+    found = draw({"fresh": gate, "deployed": deployed}).frame_
+    fresh, after = (found[found["model"] == name] for name in ("fresh", "deployed"))
+    np.testing.assert_array_equal(fresh["f1"], after["f1"])
+    assert deployed.n_shots_.sum() == len(X)  # the gate itself keeps them

@@ -232,3 +232,42 @@ def test_bad_input():
         ProjectionDisplay.from_estimator(fit(), X, [1, 1, 0], language=language)
     with pytest.raises(ValueError, match="language has length 1, expected 2"):
         ProjectionDisplay.from_predictions([1, 0], [1.0, 0.0], language=["en"])
+
+
+def test_own_boundaries_are_those_of_calibrated_languages():
+    X, y, language = activations()
+    source = pooled_gate().fit(X, y, language=np.where(language == "yo", "de", language))
+    with pytest.warns(UserWarning, match=r"\['yo'\] was never seen"):
+        display = ProjectionDisplay.from_estimator(
+            source, X, y, language=language, by="language", score="own"
+        )
+    drawn = {panel.get_ylabel(): boundaries(panel)[1] for panel in display.axes_}
+    assert drawn == {"de": [0], "en": [0], "sw": [0], "yo": []}
+    with pytest.raises(ValueError, match="score='own' but no language"):
+        ProjectionDisplay.from_estimator(source, X, y, score="own")
+
+
+def test_what_a_gate_refuses_is_not_drawn():
+    X, y, language = activations()
+    names = list("abcdef")
+    high = tier_of(language) == "high"
+    gate = pooled_gate().fit(pd.DataFrame(X[high], columns=names), y[high])
+    with pytest.raises(ValueError, match="feature names"):
+        ProjectionDisplay.from_estimator(gate, pd.DataFrame(X, columns=names[::-1]), y)
+    with pytest.raises(ValueError, match="X has 3 features"):
+        ProjectionDisplay.from_estimator(fit(), X[:, :3], y)
+
+
+def test_thresholds_are_drawn_or_complained_of():
+    y, language, score = [1, 0] * 4, ["yo"] * 4 + ["en"] * 4, np.arange(8.0)
+    draw = ProjectionDisplay.from_predictions
+    both = draw(y, {1: score, 2: score}, language=language, threshold={"yo": 3})
+    assert [boundaries(panel)[1] for panel in both.axes_] == [[], [], [3], [3]]
+    numbered = draw(y, {1: score, 2: score}, language=language, threshold={1: {"yo": 3}})
+    assert [boundaries(panel)[1] for panel in numbered.axes_] == [[], [], [3], []]
+    with pytest.raises(ValueError, match=r"threshold of \['c'\] but expected that of \['a'\]"):
+        draw(y, {"a": score}, language=language, threshold={"c": {"yo": 3}})
+    with pytest.raises(ValueError, match="threshold without language"):
+        draw(y, score, threshold={"yo": 3})
+    with pytest.warns(UserWarning, match=r"No prompt is in \['yor'\] of threshold"):
+        draw(y, score, language=language, threshold={"yor": 3})

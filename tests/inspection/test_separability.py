@@ -159,15 +159,27 @@ def test_a_test_prompt_that_was_learned_from_is_told(organism, sources):
         )
 
 
+class Unread(ActivationTransformer):
+    """Must not be asked to read anything."""
+
+    def __init__(self):
+        super().__init__("an/id", layer=0)
+
+    def transform(self, X):
+        raise AssertionError
+
+
 def test_bad_input(organism, prompts):
     few = prompts("test", 1, languages=["en", "qaa"])
     reader = ActivationTransformer(organism.model, tokenizer=organism.tokenizer, layer=0)
     train = (few["prompt"], few["harmful"])
 
-    def draw(estimator=reader, train=train, **changes):
-        test = prompts("val", 1, languages=["en"])
+    english = prompts("val", 1, languages=["en"])
+    english = (english["prompt"], english["harmful"])
+
+    def draw(estimator=reader, train=train, test=english, **changes):
         return SeparabilityDisplay.from_estimator(
-            estimator, *train, test["prompt"], test["harmful"], **{"language_test": "en", **changes}
+            estimator, *train, *test, **{"language_test": "en", **changes}
         )
 
     with pytest.raises(TypeError, match="type LatentGate but expected an ActivationTransformer"):
@@ -180,8 +192,13 @@ def test_bad_input(organism, prompts):
         draw(source_languages=["en"])
     with pytest.raises(ValueError, match=r"no train prompts in \['fr'\]"):
         draw(source_languages=["fr"], language_train=few["language"])
-    with pytest.raises(ValueError, match="weak_below=2"):
-        draw(weak_below=2)
+    for changes, message in [
+        ({"weak_below": 2}, "weak_below=2"),
+        ({"language_test": ["en"]}, "language_test has length 1, expected 2"),
+        ({"test": (few["prompt"], [0, 1])}, "'X_test': 4, 'y_test': 2"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            draw(Unread(), **changes)
     with pytest.raises(ValueError, match=r"layer=\[1\] but expected 3 different"):
         SeparabilityDisplay.from_predictions(Y, SCORES, layer=[1], language=LANGUAGE)
     with pytest.raises(ValueError, match=r"y_score of shape \(23, 3\) but expected \(24,\)"):

@@ -114,3 +114,21 @@ def test_bad_input(wrapper, prompts):
         StrengthSweepDisplay.from_predictions(TABLE.assign(language="qq"))
     with pytest.raises(ValueError, match=r"with the columns \['strength', 'refusal_rate'\]"):
         StrengthSweepDisplay.from_predictions(TABLE.drop(columns="strength"))
+
+
+def test_the_legend_names_the_groups_of_every_model():
+    english = TABLE[TABLE["language"] == "en"]
+    for tables in ({"a": english, "b": TABLE}, {"b": TABLE, "a": english}):
+        display = StrengthSweepDisplay.from_predictions(tables)
+        (legend,) = display.figure_.legends
+        labels = [text.get_text() for text in legend.get_texts()]
+        assert labels == ["high-resource", "low-resource"]
+        colors = [line.get_color() for line in legend.get_lines()]
+        fullest = display.axes_[list(tables).index("b")]
+        assert colors == [line.get_color() for line in fullest.get_lines()]
+
+
+def test_tables_with_and_without_languages():
+    pooled = TABLE.drop(columns="language")
+    with pytest.raises(ValueError, match="rows with and without a language"):
+        StrengthSweepDisplay.from_predictions({"a": TABLE, "b": pooled})

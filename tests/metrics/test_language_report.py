@@ -179,6 +179,7 @@ GOOD = {
         ({name: [] for name in GOOD}, "at least one"),
         ({"y_true": "harmful"}, r"Got y_true of shape \(\)"),
         ({"y_true": [0, 1, None, 1]}, "Got missing values in y_true"),
+        ({"y_true": ["harmful", "harmless", np.nan, "harmful"]}, "Got missing values in y_true"),
         ({"y_score": [0.0, np.nan, 1.0, 1.0]}, "Got missing values in y_score"),
         ({"y_score": [0.0, np.inf, 1.0, 1.0]}, "Got infinite values in y_score"),
         ({"y_score": np.zeros((4, 2))}, r"Got y_score of shape \(4, 2\)"),

@@ -11,8 +11,15 @@ import pytest
 import sklearn
 from sklearn import metrics
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    GridSearchCV,
+    GroupKFold,
+    cross_validate,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -367,3 +374,47 @@ def test_bad_arguments_are_named(rows):
         scorer(gate, X, np.array(["harmless", "harmful"])[y], language=language)
     with pytest.raises(ValueError, match=r"classes \[0, 1, 2\] but expected two"):
         scorer(ShiftedGate().fit(X, np.arange(80) % 3), X, y, language=language)
+
+
+def test_other_lengths_are_an_error_and_never_a_part(rows):
+    X, y, language = rows
+    gate, scorer = ShiftedGate().fit(X, y, language=language), LanguageScorer("accuracy")
+    for bad in (y[:7], np.tile(y, 2)):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            scorer(gate, X, bad, language=language)
+    for weight in (np.ones(3), np.ones(500)):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            scorer(gate, X, y, language=language, sample_weight=weight)
+    with pytest.raises(ValueError, match="1d array"):
+        scorer(gate, X, y, language=language, sample_weight=np.ones((len(y), 2)))
+
+
+def test_the_harmful_label_is_that_of_the_gate_inside(rows):
+    X, y, language = rows
+    y = np.array(["good", "bad"])[y]
+    gate = ShiftedGate(harmful_label="bad")
+    recall = LanguageScorer("recall")
+
+    def always_good(estimator):
+        estimator.predict = lambda X, language=None: np.full(len(X), "good")
+        return recall(estimator, X, y, language=language)
+
+    assert always_good(gate.fit(X, y, language=language)) == 0
+    pipe = make_pipeline("passthrough", clone(gate))
+    for outer in (
+        GridSearchCV(pipe, {}, cv=2),
+        FixedThresholdClassifier(pipe, pos_label="bad"),
+        CalibratedClassifierCV(pipe, cv=2),
+    ):
+        assert always_good(outer.fit(X, y)) == 0  # as a share of the good ones it would be 1
+
+
+def test_weights_among_several_scorers(rows):
+    X, y, language = rows
+    gate = ShiftedGate().fit(X, y, language=language)
+    scoring = {"a": LanguageScorer("accuracy")}
+    with pytest.warns(UserWarning, match="got no language"):
+        found = permutation_importance(
+            gate, X, y, scoring=scoring, sample_weight=np.ones(len(y)), n_repeats=2
+        )
+    assert found["a"].importances.shape == (1, 2)
