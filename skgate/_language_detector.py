@@ -59,9 +59,8 @@ class LanguageDetector:
         for rows, mean in zip(languages, means, strict=True):
             residual[rows] -= mean
         freedom = max(1.0, weight.sum() - len(languages))
-        covariance = (residual.T * weight) @ residual / freedom
-        scale = np.trace(covariance) / len(covariance) or 1.0
-        root = np.linalg.cholesky(covariance + _RIDGE * scale * np.eye(len(covariance)))
+        covariance = _shrunk((residual.T * weight) @ residual / freedom, freedom)
+        root = np.linalg.cholesky(covariance)
         self._whitening = np.linalg.inv(root).T
         means = means @ self._whitening
         self._center = means.mean(axis=0)
@@ -102,3 +101,20 @@ class LanguageDetector:
         distance = np.maximum(squares - 2 * projected @ centers.T, 0.0) / variance
         size = len(self._center)
         return -(_TAILS + size) / 2 * np.log1p(distance / _TAILS) - size / 2 * np.log(variance)
+
+
+def _shrunk(covariance: Floats, freedom: float) -> Floats:
+    """Draw an estimated covariance towards a multiple of the identity, as few rows need it.
+
+    The oracle approximating shrinkage of Chen, Wiesel, Eldar and Hero (IEEE Transactions on Signal
+    Processing 58, 2010), as in :func:`sklearn.covariance.oas`, which knows no weights.
+    """
+    size = len(covariance)
+    mean = np.trace(covariance) / size
+    if mean == 0:
+        return np.eye(size)
+    alpha = (covariance**2).mean()
+    above = (freedom + 1) * (alpha - mean**2 / size)
+    share = min(1.0, (alpha + mean**2) / above) if above > 0 else 1.0
+    share = max(share, _RIDGE)
+    return (1 - share) * covariance + share * mean * np.eye(size)

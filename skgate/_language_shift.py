@@ -25,6 +25,7 @@ _WIDTH_ROWS = 6.0  # rows that the sources' width counts for
 _TAILS = 2.0  # degrees of freedom of the prior's t distributions
 _MIN_SQUEEZE = 0.05  # the classes never change places
 _LEVEL = 0.9  # of the intervals
+_ROUNDING = 1e-6  # of a gap
 _MIN_FREEDOM = 2.0  # rows of a class, less its mean, that a spread can be told from
 
 
@@ -192,14 +193,24 @@ class Scored(NamedTuple):
     def gap_and_spread(self) -> tuple[float, Floats]:
         """Mean gap between a language's classes, and the deviations within them.
 
-        Neither is ever 0: at least what rounding leaves of a difference.
+        Neither is ever 0: at least what rounding leaves of a difference. Of a class with hardly two
+        rows in any language, the deviation is that from its mean over all languages; if there are
+        hardly two in all, that of the other class; if neither tells, a quarter of the gap.
         """
-        found = self.statistics() or [ScoreStatistics.of(self.scores, self.harmful, self.weight)]
+        pooled = ScoreStatistics.of(self.scores, self.harmful, self.weight)
+        found = self.statistics() or [pooled]
         floor = np.finfo(float).eps * max(1.0, float(np.abs(self.scores).max()))
-        gap = np.mean([one.mean[1] - one.mean[0] for one in found])
-        residual, weight = (sum(getattr(one, name) for one in found) for name in _SUMS)
-        freedom = np.maximum(weight - len(found), 1.0)
-        return max(float(gap), floor), np.maximum(np.sqrt(residual / freedom), floor)
+        gap = max(float(np.mean([one.mean[1] - one.mean[0] for one in found])), floor)
+        spread = np.full(2, np.nan)
+        for some in (found, [pooled]):
+            residual, weight = (sum(getattr(one, name) for one in some) for name in _SUMS)
+            freedom = weight - len(some)
+            told = np.isnan(spread) & (freedom >= _MIN_FREEDOM)
+            told &= residual > freedom * (_ROUNDING * gap) ** 2  # equal rows tell nothing
+            spread[told] = np.sqrt(residual[told] / freedom[told])
+        spread = np.where(np.isnan(spread), spread[::-1], spread)
+        spread = np.where(np.isnan(spread), gap / 4, spread)
+        return gap, np.maximum(spread, floor)
 
     @property
     def tells_spread(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,10 @@ import numpy.typing as npt
 
 from ._language_shift import HeldOut, LanguagePrior, Scored, hold_out, learn_prior
 from ._readout import Readout, Rows, fit_readout
-from ._subspace import Bools, Floats, class_sums, direction_between, harm_basis
+from ._subspace import Bools, Floats, class_sums, cosine_within, direction_between, harm_basis
 from ._threshold_rule import balanced_f1_threshold, snap
+
+_LEAST_COSINE = 0.9
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,16 @@ def learn_source(
         raise ValueError(
             "X has the same mean for both classes of y in the source languages; expected "
             "activations that differ."
+        )
+    cosine = cosine_within(pooled, sums, weights)
+    if cosine < _LEAST_COSINE:
+        warnings.warn(
+            "The share of harmful rows differs between the source languages, so that direction_, "
+            "along which is steered, points from language to language too (cosine to the "
+            f"direction within them: {cosine:.2f}). Expected equal shares: balance "
+            "them by sample_weight, or leave rows out.",
+            UserWarning,
+            stacklevel=2,
         )
     found = [direction_between(*of_language) for of_language in zip(sums, weights, strict=True)]
     units = np.stack([unit for unit in found if unit is not None] or [pooled])

@@ -62,6 +62,36 @@ def direction_between(sums: Floats, weights: Floats) -> Floats | None:
     return difference / length if length > 1e-12 * np.abs(means).max() else None
 
 
+def cosine_within(direction: Floats, sums: Floats, weights: Floats) -> float:
+    """Cosine of the pooled direction to that within the languages.
+
+    It is small where one language has a larger share of harmful rows than another: the pooled
+    means then differ by how the languages do, too.
+
+    Parameters
+    ----------
+    direction : ndarray of shape (d,)
+        Between the pooled class means.
+    sums : ndarray of shape (n_languages, 2, d)
+        Sums of the (harmless, harmful) rows.
+    weights : ndarray of shape (n_languages, 2)
+        Their weights.
+
+    Returns
+    -------
+    cosine : float
+        To the languages' mean difference of class means, weighted by their rows; 1 where no
+        language has both classes.
+    """
+    whole = (weights > 0).all(axis=1)
+    if not whole.any():
+        return 1.0
+    share = weights[whole].sum(axis=1) / weights[whole].sum()
+    means = np.tensordot(share, sums[whole] / weights[whole][..., None], axes=1)
+    within = direction_between(means, np.ones(2))
+    return 0.0 if within is None else float(within @ direction)
+
+
 def harm_direction(X: Floats, harmful: Bools, weight: Floats) -> Floats | None:
     """Unit vector from the mean of the harmless to the mean of the harmful rows of ``X``.
 

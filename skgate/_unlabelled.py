@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betaln, gammaln, log_expit, logsumexp
+from scipy.optimize import brentq
+from scipy.special import betaln, gammaln, log_expit, logsumexp, softmax
 from scipy.stats import t as student_t
 
 from ._language_shift import (
@@ -20,7 +21,9 @@ from ._subspace import Floats
 
 _NONE_HARMFUL = 0.25  # prior probability that no prompt is harmful
 _SHARE = 2.0  # otherwise the harmful prompts' share is from Beta(2, 2)
-_DRAWS, _ROUNDS, _MAX_SCORES = 4096, 6, 512
+_DRAWS, _MAX_SCORES = 4096, 512
+_FEWEST_ROUNDS, _MOST_ROUNDS = 6, 40
+_EFFECTIVE = 400.0  # draws that the weighted ones must be worth
 _PROPOSAL_TAILS = 5.0
 
 
@@ -159,13 +162,16 @@ def _log_t(x: Floats) -> Floats:
 
 
 def _sample(model: _Model, none_harmful: bool) -> _Sample:
-    """Adapt a t distribution to the posterior; its evidence, mean and covariance."""
+    """Adapt a t distribution to the posterior; its evidence, mean and covariance.
+
+    While the draws miss the posterior, their weights are flattened until enough draws count.
+    """
     rng = np.random.default_rng(0)
     mean, covariance = model.start(none_harmful)
     size = len(mean)
     floor = np.diag(1e-6 * covariance.diagonal())
     nu = _PROPOSAL_TAILS
-    for _ in range(_ROUNDS):
+    for n_rounds in range(1, _MOST_ROUNDS + 1):
         root = np.linalg.cholesky(covariance)
         normal = rng.standard_normal((_DRAWS, size))
         shrink = rng.chisquare(nu, _DRAWS) / nu
@@ -179,8 +185,23 @@ def _sample(model: _Model, none_harmful: bool) -> _Sample:
         )
         log_weight = model.log_density(draws, none_harmful) - log_proposal
         evidence = float(logsumexp(log_weight) - np.log(_DRAWS))
-        weight = np.exp(log_weight - logsumexp(log_weight))
+        power = _flattening(log_weight)
+        weight = softmax(power * log_weight)
         mean = weight @ draws
         covariance = (draws - mean).T @ ((draws - mean) * weight[:, None])
         covariance += floor
+        if power == 1 and n_rounds >= _FEWEST_ROUNDS:
+            break
     return _Sample(evidence, mean, covariance)
+
+
+def _flattening(log_weight: Floats) -> float:
+    """Find the largest power of the weights, up to 1, with which enough draws count."""
+    possible = log_weight[np.isfinite(log_weight)]
+    enough = min(_EFFECTIVE, len(possible) / 2)
+
+    def surplus(power: float) -> float:
+        weight = softmax(power * possible)
+        return 1 / float(weight @ weight) - enough
+
+    return 1.0 if surplus(1.0) >= 0 else float(brentq(surplus, 0.0, 1.0))

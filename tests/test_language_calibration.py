@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from shifted import SOURCES, D, draw, draw_sources, place, pooled_gate
 
 from skgate import LatentGate
+from skgate._language_shift import LanguagePrior, ScoreStatistics
 from skgate._routing import gate_version
 from skgate._suggestion import suggest_rows
+from skgate._unlabelled import adapt
 
 some = settings(
     max_examples=25,
@@ -508,3 +510,92 @@ def test_languages_may_be_an_enumeration(gate):
     X, y = draw(np.random.default_rng(29), 2)
     calibrated = deepcopy(gate).partial_fit(X, y, language=Language.SWAHILI)
     assert "sw" in calibrated.languages_
+
+
+@pytest.mark.parametrize("n_harmful", [1, 2])
+@pytest.mark.parametrize("n_harmless", [1, 60])
+@pytest.mark.parametrize("with_language", [True, False])
+@pytest.mark.parametrize("weight", [1.0, 1e-4])
+def test_sources_too_few_to_tell_a_spread_leave_shots_their_effect(
+    rows, n_harmful, n_harmless, with_language, weight
+):
+    X, y, language = rows
+    few = np.concatenate(
+        [
+            np.flatnonzero((language == name) & (y == label))[:n]
+            for name in (SOURCES if with_language else SOURCES[:1])
+            for label, n in ((0, n_harmless), (1, n_harmful))
+        ]
+    )
+    gate = pooled_gate().fit(
+        X[few],
+        y[few],
+        language=language[few] if with_language else None,
+        sample_weight=np.full(len(few), weight),
+    )
+    gate.partial_fit(*draw(np.random.default_rng(30), 8, 3.0), language="sw")
+    X, y = draw(np.random.default_rng(31), 100, 3.0)
+    assert bias(gate, "sw") != 0
+    assert gate.score(X, y, language="sw") > 0.8
+    probabilities = gate.predict_proba(X, language="sw")
+    assert -np.log(probabilities[np.arange(len(y)), y]).mean() < 0.6
+
+
+def test_equal_rows_tell_no_spread(rows):
+    X, y, language = rows
+    few = [np.flatnonzero((language == name) & (y == 1))[:1].repeat(5) for name in SOURCES]
+    few = np.concatenate([*few, np.flatnonzero(y == 0)])
+    gate = pooled_gate().fit(X[few], y[few], language=language[few])
+    gate.partial_fit(*draw(np.random.default_rng(30), 8, 3.0), language="sw")
+    X, y = draw(np.random.default_rng(31), 100, 3.0)
+    assert gate.score(X, y, language="sw") > 0.8
+
+
+@pytest.mark.parametrize("n_per_class", [2, 4, 16])
+def test_few_source_rows_do_not_make_strangers_of_their_own_language(n_per_class):
+    rng = np.random.default_rng(32)
+    middle = {name: rng.normal(0, 0.5, size=256) for name in SOURCES}
+
+    def draw_wide(n):
+        y, language = np.tile([0, 1], n * len(SOURCES)), np.repeat(SOURCES, 2 * n)
+        X = rng.normal(size=(len(y), 256)) + np.stack([middle[name] for name in language])
+        X[:, 0] += 6 * y
+        return X, y, language
+
+    X, y, language = draw_wide(n_per_class)
+    gate = LatentGate().fit(X, y, language=language)
+    X, _, language = draw_wide(50)
+    found = gate.predict_language_proba(X).argmax(axis=1)
+    assert (found == len(SOURCES)).mean() < 0.25
+    assert (np.array([*SOURCES, ""])[found] == language).mean() > 0.6
+
+
+@pytest.mark.parametrize(
+    ("shift", "squeeze", "width", "n"), [(10, 0.6, 1, 512), (-3, 1, 0.2, 300), (60, 1, 1, 200)]
+)
+def test_adapting_to_a_far_language_does_not_hang_on_the_draws(
+    monkeypatch, shift, squeeze, width, n
+):
+    prior = LanguagePrior(
+        boundary=0.0,
+        gap=4.0,
+        spread=np.ones(2),
+        shift=1.2,
+        squeeze=0.5,
+        squeeze_spread=0.2,
+        log_width=0.0,
+        misfit=0.05,
+    )
+    rng = np.random.default_rng(5)
+    y = rng.random(n) < 0.5
+    scores = shift + (y - 0.5) * prior.gap * squeeze * width + width * rng.normal(size=n)
+    found = []
+    for seed in range(4):
+        draws = np.random.default_rng(seed)
+        monkeypatch.setattr(np.random, "default_rng", lambda _, draws=draws: draws)
+        found.append(adapt(prior, ScoreStatistics(*np.zeros((3, 2))), scores).shift)
+        monkeypatch.undo()
+    boundaries = np.array([one.boundary for one in found])
+    deviation = np.mean([one.deviation for one in found])
+    assert np.ptp(boundaries) < deviation / 4
+    assert abs(boundaries.mean() - shift) < 3 * deviation

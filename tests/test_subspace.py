@@ -145,3 +145,17 @@ def test_the_basis_ignores_rounding_in_dependent_directions():
     between = (first + second) / np.sqrt(2)
     basis = harm_basis(np.stack([first, second, between, between + 1e-17]), 4, between)
     assert basis.shape == (5, 2)
+
+
+def test_a_direction_from_language_to_language_is_warned_of(rows):
+    X, y, language = rows
+    apart = X + 25 * (language == "en")[:, None] * np.eye(9)[0]
+    kept = ((language != "en") | (y == 1)) | (np.arange(len(y)) % 5 == 0)
+    with pytest.warns(UserWarning, match=r"share of harmful rows differs .* \(cosine .*: 0\.\d\d"):
+        LatentGate().fit(apart[kept], y[kept], language=language[kept])
+    weight = np.ones(kept.sum())
+    english = language[kept] == "en"
+    for label in (0, 1):
+        weight[english & (y[kept] == label)] /= (english & (y[kept] == label)).sum()
+        weight[~english & (y[kept] == label)] /= (~english & (y[kept] == label)).sum()
+    LatentGate().fit(apart[kept], y[kept], language=language[kept], sample_weight=40 * weight)
