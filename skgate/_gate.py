@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ._calibrator import Calibration, Calibrator, Evidence
 from ._compat import Interval, StrOptions, _check_sample_weight, _fit_context
 from ._gate_input import check_labels, find_classes, split_language
-from ._language_calibration import LanguageCalibrationMixin
+from ._language_calibration import LanguageCalibrationMixin, all_or_nothing
 from ._language_detector import LanguageDetector
 from ._persistence import VersionedPickle
 from ._provenance import ActivationSource, recall
@@ -61,8 +61,8 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         The column of ``X`` that holds the language, by name or (in arrays) by index, instead of
         the keyword ``language``.
     harmful_label : str, int, bool or None, default=None
-        The label of harmful prompts. None: "harmful", 1 or True if among the classes, else
-        ``classes_[1]``.
+        The label of harmful prompts. None: "harmful", 1 or True if among the classes, else the
+        one that is not "harmless", else ``classes_[1]``; with a warning if that is a text.
 
     Attributes
     ----------
@@ -259,13 +259,8 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
             If ``X`` is sparse or not finite, ``y`` has not two classes, ``language`` has another
             length, no source language is among the rows, or the classes' means are equal.
         """
-        before = dict(self.__dict__)
-        try:
+        with all_or_nothing(self):
             return self._fit(X, y, language, sample_weight, activation_source)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def _fit(
         self,
@@ -364,7 +359,8 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         check_labels(classes, self.classes_, "classes")
         check_labels(y, self.classes_, "y")
         self._check_activations(X)
-        self._add(X, Rows(X @ self.basis_, y == self.harmful_label_, weight), language)
+        with all_or_nothing(self):
+            self._add(X, Rows(X @ self.basis_, y == self.harmful_label_, weight), language)
         return self
 
     def decision_function(self, X: Any, language: Any = None) -> Floats:

@@ -36,14 +36,19 @@ def check_decoding(model: Any, options: Mapping[str, Any]) -> None:
     options : mapping
         Arguments of ``model.generate``.
     """
-    configs = [options.get("generation_config"), getattr(model, "generation_config", None)]
     for name, what in _UNSUPPORTED.items():
-        value = options.get(name)
-        for config in configs:
-            value = value if value is not None else getattr(config, name, None)
+        value = find_option(name, options, model)
         if value is not None and not (name == "guidance_scale" and value == 1):
             shown = value if isinstance(value, int | float | str) else type(value).__name__
             raise ValueError(f"{name}={shown!r}: {what} is not supported while steering.")
+
+
+def find_option(name: str, options: Mapping[str, Any], model: Any) -> Any:
+    """Find what ``generate`` will take, of its arguments or a configuration; None if neither."""
+    found = options.get(name)
+    for config in (options.get("generation_config"), getattr(model, "generation_config", None)):
+        found = found if found is not None else getattr(config, name, None)
+    return found
 
 
 def check_own_inputs(options: Mapping[str, Any]) -> None:

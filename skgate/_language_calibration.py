@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
 Languages = npt.NDArray[np.object_]
 
 _UNSEEN_SHARE = 0.1  # of the rows of a call, from which on unseen languages are worth a warning
+
+
+@contextmanager
+def all_or_nothing(estimator: Any) -> Iterator[None]:
+    """Leave an estimator as it was if what is done to it fails, were it by a warning."""
+    before = dict(estimator.__dict__)
+    try:
+        yield
+    except BaseException:
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before)
+        raise
 
 
 class LanguageCalibrationMixin:
@@ -92,17 +105,17 @@ class LanguageCalibrationMixin:
         check_is_fitted(self)
         self._prior()
         X, language = self._check_prompts(X, language)
-        names = self._add(X, None, language)
-        for name in names:
-            probability = self._calibrations[name].none_harmful
-            if probability > 0.5:
-                warnings.warn(
-                    f"With a probability of {probability:.0%}, none of the unlabelled prompts of "
-                    f"language {name!r} is harmful: its boundary was placed by harmless prompts "
-                    "alone. Expected some harmful ones, or shots.",
-                    UserWarning,
-                    stacklevel=2,
-                )
+        with all_or_nothing(self):
+            for name in self._add(X, None, language):
+                probability = self._calibrations[name].none_harmful
+                if probability > 0.5:
+                    warnings.warn(
+                        f"With a probability of {probability:.0%}, none of the unlabelled prompts "
+                        f"of language {name!r} is harmful: its boundary was placed by harmless "
+                        "prompts alone. Expected some harmful ones, or shots.",
+                        UserWarning,
+                        stacklevel=2,
+                    )
         return self  # type: ignore[return-value]
 
     def forget(self, language: Any) -> LatentGate:
@@ -384,7 +397,7 @@ class LanguageCalibrationMixin:
             )
             evidence[name] = evidence.get(name, Evidence()) + new
         found = {name: self._calibrator.calibrate(evidence[name]) for name in names}
-        self._evidence = evidence  # nothing is kept of a call that fails
+        self._evidence = evidence
         self._calibrations = {**self._calibrations, **found}
         self._publish()
         self._warn_idle(names)

@@ -67,6 +67,9 @@ class Attachment:
             given = signature.bind_partial(*args, **kwargs).arguments
             given = {**given, **given.get("kwargs", {})}
             if generating:
+                own = self.view.generation_config
+                if own is not self._model.generation_config and not given.get("generation_config"):
+                    given["generation_config"] = kwargs["generation_config"] = own
                 check_decoding(self._model, given)
                 kwargs = {"disable_compile": True, **kwargs}
             with self._steering(generating, _width(given)):

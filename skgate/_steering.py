@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 from ._batching import length_batches
 from ._compat import HasMethods, Interval, StrOptions, _fit_context
 from ._gated_model import GatedModel, assemble, take_apart
-from ._generation import check_decoding, check_own_inputs, generate_batch
+from ._generation import check_decoding, check_own_inputs, find_option, generate_batch
 from ._live_model import SharesLiveModel
 from ._padding import left_padding_is_exact
 from ._residual_stream import Route, eval_mode, steer_block
@@ -360,7 +361,8 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         ``pipeline("text-generation", model=steered, tokenizer=...)``; a plain forward through it
         counts as a prompt. Its input must be formatted as the gate's was: with the chat template
         and ``add_generation_prompt=True``, unless ``chat_template=False``. Its submodules are the
-        model's own, and not steered when called themselves.
+        model's own, and not steered when called themselves. The gate is taken as it is now:
+        what is learned later acts on views lent later.
 
         Parameters
         ----------
@@ -374,6 +376,7 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         """
         self._validate_params()
         parts = self._fitted()
+        parts = replace(parts, gate=deepcopy(parts.gate))
         self._check_source(parts)
         if language is not None and not isinstance(language, str):
             raise TypeError(
@@ -660,7 +663,7 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
                         language_model,
                         [requests[i].ids for i in batch],
                         device,
-                        _for_batch(options, batch),
+                        _for_batch(options, batch, language_model.model),
                     )
                 for i, found in zip(batch, texts, strict=True):
                     replies[i] = found
@@ -797,14 +800,19 @@ def _one_bool_each(values: Any, n_replies: int) -> npt.NDArray[np.bool_]:
     return found.astype(bool)
 
 
-def _for_batch(options: dict[str, Any], batch: list[int]) -> dict[str, Any]:
+def _for_batch(options: dict[str, Any], batch: list[int], model: Any) -> dict[str, Any]:
     """Options for a batch: what asks for a prompt's place is given that in the whole call."""
     allowed = options.get("prefix_allowed_tokens_fn")
     if allowed is None:
         return options
+    # Without beams, the rows are those of the return sequences.
+    beams, sequences = (
+        find_option(name, options, model) or 1 for name in ("num_beams", "num_return_sequences")
+    )
+    repeats = sequences if beams == 1 else 1
     return {
         **options,
-        "prefix_allowed_tokens_fn": lambda row, tokens: allowed(batch[row], tokens),
+        "prefix_allowed_tokens_fn": lambda row, tokens: allowed(batch[row // repeats], tokens),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Set
 from numbers import Integral, Number
 from typing import Any, TypeAlias, TypeGuard
@@ -146,7 +147,7 @@ def resolve_harmful_label(classes: list[Any], label: Any, name: str = "harmful_l
         The distinct labels, sorted.
     label : object
         The harmful label, or None for the usual ones: "harmful", 1 or True if among the classes,
-        else the second class.
+        else the one that is not "harmless", else the second class.
     name : str, default="harmful_label"
         The parameter's name in error messages.
 
@@ -159,6 +160,11 @@ def resolve_harmful_label(classes: list[Any], label: Any, name: str = "harmful_l
     ------
     ValueError
         If ``label`` is not among two classes, or one class alone leaves it open.
+
+    Warns
+    -----
+    UserWarning
+        If the classes are texts that don't say which is harmful.
     """
     if label is not None:
         if len(classes) == 2 and label not in classes:
@@ -167,7 +173,16 @@ def resolve_harmful_label(classes: list[Any], label: Any, name: str = "harmful_l
     for usual in ("harmful", 1):  # 1 is True too
         if usual in classes:
             return usual
+    if len(classes) == 2 and "harmless" in classes:
+        return classes[1 - classes.index("harmless")]
     if len(classes) == 2:
+        if isinstance(classes[1], str):
+            warnings.warn(
+                f"{name} is None and neither of the classes {classes} is 'harmful': "
+                f"{classes[1]!r}, the second, is taken for it. Expected {name} to say which is.",
+                UserWarning,
+                stacklevel=2,
+            )
         return classes[1]
     for harmless, harmful in (("harmless", "harmful"), (0, 1)):
         if classes[0] == harmless:

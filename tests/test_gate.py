@@ -72,6 +72,7 @@ def test_scikit_learns_own_checks(estimator, check):
 # Labels
 
 
+@pytest.mark.filterwarnings("ignore:.*is taken for it:UserWarning")
 @pytest.mark.parametrize(
     ("labels", "harmful_label"),
     [
@@ -467,12 +468,33 @@ def test_bad_shots(sources, target):
         gate.predict(X, language=["de", "en"])
 
 
+def test_labels_that_do_not_say_which_is_harmful_are_warned_of(sources):
+    X, y, language = sources
+    with pytest.warns(UserWarning, match="'benign', the second, is taken for it"):
+        LatentGate().fit(X, np.array(["attack", "benign"])[y], language=language)
+    gate = LatentGate().fit(X, np.array(["harmless", "attack"])[y], language=language)
+    assert gate.harmful_label_ == "attack"
+
+
+@pytest.mark.parametrize("method", ["partial_fit", "adapt"])
+def test_a_call_that_fails_by_its_warning_changes_nothing(sources, method):
+    X, y, language = sources
+    calibration = "threshold" if method == "partial_fit" else "shrinkage"
+    gate = pooled_gate(calibration=calibration).fit(X, y, language=language)
+    harmless = X[(language == "en") & (y == 0)]
+    labels = [np.zeros(len(harmless), dtype=int)] if method == "partial_fit" else []
+    with pytest.raises(UserWarning, match=r"don't move its boundary|With a probability of"):
+        getattr(gate, method)(harmless, *labels, language="sw")
+    assert gate.languages_.tolist() == SOURCES
+    assert gate.n_shots_.sum() == gate.n_unlabelled_.sum() == 0
+
+
 def test_a_failed_fit_changes_nothing(sources):
     X, y, language = sources
     gate = pooled_gate().fit(X, y, language=language)
     expected, state = gate.predict(X), set(gate.__dict__)
     with pytest.raises(ValueError, match="same mean"):
-        gate.fit(np.ones((4, 9)), ["a", "b", "a", "b"])
+        gate.fit(np.ones((4, 9)), [0, 1, 0, 1])
     np.testing.assert_array_equal(gate.predict(X), expected)
     assert set(gate.__dict__) == state
     unfitted = pooled_gate(source_languages=["xx"])

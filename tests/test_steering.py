@@ -22,6 +22,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tiny import make_model
+from transformers import GenerationConfig
 
 from skgate import ActivationTransformer, LatentGate, SteeringWrapper
 from skgate._calibrator import Calibration
@@ -344,6 +345,17 @@ def test_each_prompt_has_its_own_place_in_callbacks(wrapper, tokenizer):
     assert replies == [f"{word} {word}" for word in words]
 
 
+def test_prompts_keep_their_places_among_return_sequences(wrapper, tokenizer):
+    words = ["egg", "cat", "who", "mat", "now"]
+    forced = [tokenizer.convert_tokens_to_ids(word) for word in words]
+    options = {"max_new_tokens": 2, "num_return_sequences": 2}
+    for ways in ({"do_sample": True}, {"num_beams": 2}):
+        replies = wrapper.generate(
+            MIXED, prefix_allowed_tokens_fn=lambda i, ids: [forced[i]], **options, **ways
+        )
+        assert replies == [2 * [f"{word} {word}"] for word in words]
+
+
 def test_what_follows_the_end_is_no_reply(wrapper, model, tokenizer):
     """Whichever token pads."""
     end, pad = (tokenizer.convert_tokens_to_ids(word) for word in ("now", "cat"))
@@ -407,6 +419,33 @@ def test_an_attached_view_is_steered_in_any_thread_and_the_model_is_not(wrapper,
             assert text.strip() == expected
             assert all(torch.equal(ids, plain) for ids in beside)
     assert tokenizer.decode(plain[0, encoded["input_ids"].shape[1] :]) != expected
+
+
+def test_an_attached_view_keeps_the_gate_it_was_lent_with(wrapper, tokenizer):
+    scores = wrapper.gate_[-1].harm_score(wrapper.gate_[0].transform(PROMPTS))
+    less, most = (PROMPTS[i] for i in np.argsort(scores)[-2:])
+    assert np.sort(scores)[-2] > 0
+    inputs = apply_template(tokenizer, [less])
+    fitted = SteeringWrapper(wrapper.gate_, strength=2.0, generate_kwargs=GREEDY)
+    with fitted.attach() as early:
+        before = early.generate(**inputs, **GREEDY)
+        for _ in range(2):  # the first call copies the gate, the next one changes that copy
+            fitted.partial_fit([less, most], [0, 1])
+            assert torch.equal(early.generate(**inputs, **GREEDY), before)
+        with fitted.attach() as late:
+            assert not torch.equal(late.generate(**inputs, **GREEDY), before)
+
+
+def test_settings_of_an_attached_view_count(wrapper, model, tokenizer):
+    inputs = apply_template(tokenizer, MIXED[:1])
+    with wrapper.attach() as steered:
+        steered.generation_config = GenerationConfig(max_new_tokens=2, do_sample=False)
+        ids = steered.generate(**inputs)
+        assert ids.shape[1] == inputs["input_ids"].shape[1] + 2
+        steered.generation_config = GenerationConfig(prompt_lookup_num_tokens=2)
+        with pytest.raises(ValueError, match="prompt-lookup decoding is not supported"):
+            steered.generate(**inputs)
+    assert model.generation_config.max_new_tokens != 2
 
 
 def test_an_attached_view_is_a_model_like_any_other(wrapper, model, tokenizer):
@@ -810,7 +849,8 @@ def test_languages_that_the_gate_detects_are_decided_by_and_reported(wrapper):
     names = np.array([*wrapper.gate_[-1].languages_, None], dtype=object)
     _, decisions = wrapper.generate(PROMPTS, return_decisions=True)
     np.testing.assert_allclose(decisions["harm_score"], scores, atol=1e-4)
-    certain = np.sort(probability, axis=1)[:, -1] > 0.5
+    first, second = np.sort(probability, axis=1)[:, :-3:-1].T
+    certain = first > second + 0.02
     expected = names[probability.argmax(axis=1)]
     assert certain.any()
     assert decisions["language"][certain].tolist() == expected[certain].tolist()

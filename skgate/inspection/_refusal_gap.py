@@ -173,7 +173,7 @@ class RefusalGapDisplay(PanelDisplay):
             The tier of each language; None is the paper's, for ISO 639-1 codes.
         pos_label : label or None, default=None
             The harmful class. None: "harmful", 1 or True if among the labels, else the second of
-            the two in sorted order.
+            the two in sorted order (with a warning, if they are texts).
         ax : matplotlib Axes, array of them or None, default=None
             Where to draw; one Axes is divided if there are several panels. None: a new figure.
 

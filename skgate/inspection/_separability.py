@@ -150,7 +150,7 @@ class SeparabilityDisplay(PanelDisplay):
             The tier of each language, to order them; None is the paper's.
         pos_label : label or None, default=None
             The harmful class. None: "harmful", 1 or True if among the labels, else the second of
-            the two in sorted order.
+            the two in sorted order (with a warning, if they are texts).
         ax : matplotlib Axes, array of them or None, default=None
             Where to draw; one Axes is divided if there are several panels. None: a new figure.
 
@@ -244,7 +244,7 @@ class SeparabilityDisplay(PanelDisplay):
             The tier of each language, to order them; None is the paper's.
         pos_label : label or None, default=None
             The harmful class. None: "harmful", 1 or True if among the labels, else the second of
-            the two in sorted order.
+            the two in sorted order (with a warning, if they are texts).
         ax : matplotlib Axes, array of them or None, default=None
             Where to draw; one Axes is divided if there are several panels. None: a new figure.
 

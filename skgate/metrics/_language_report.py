@@ -68,7 +68,7 @@ def language_report(
         its row, and counts in no tier.
     pos_label : label or None, default=None
         The harmful class. None finds it as `LatentGate` does: "harmful", 1 or True if among the
-        labels, else the second of the two in sorted order.
+        labels, else the second of the two in sorted order (with a warning, if they are texts).
     worst_by : str or None, default=None
         The measure that says which language is the worst one. None is "balanced_accuracy" if there
         are decisions, else "selectivity" if there are refusals, else "roc_auc".

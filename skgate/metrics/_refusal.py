@@ -40,7 +40,7 @@ def refusal_rate(
         (macro), each language with such prompts counting once. None pools all prompts.
     pos_label : label or None, default=None
         The harmful class. None finds it as `LatentGate` does: "harmful", 1 or True if among the
-        labels, else the second of the two in sorted order.
+        labels, else the second of the two in sorted order (with a warning, if they are texts).
 
     Returns
     -------
@@ -103,7 +103,7 @@ def refusal_selectivity(
         prompts.
     pos_label : label or None, default=None
         The harmful class. None finds it as `LatentGate` does: "harmful", 1 or True if among the
-        labels, else the second of the two in sorted order.
+        labels, else the second of the two in sorted order (with a warning, if they are texts).
 
     Returns
     -------

@@ -118,6 +118,7 @@ def test_without_scores_ranking_measures_are_nan(decisions):
     assert report["f1"].notna().all()
 
 
+@pytest.mark.filterwarnings("ignore:.*is taken for it:UserWarning")
 @pytest.mark.parametrize(
     ("labels", "pos_label"),
     [

@@ -226,6 +226,7 @@ def test_language_as_a_column(rows, enabled):
 # Is the score right?
 
 
+@pytest.mark.filterwarnings("ignore:.*is taken for it:UserWarning")
 @pytest.mark.parametrize(
     ("labels", "harmful_label", "pos_label"),
     [

@@ -57,6 +57,7 @@ def test_half_the_selectivity_and_a_half_is_the_balanced_accuracy():
     assert refusal_selectivity(Y, REFUSED) == pytest.approx(expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*is taken for it:UserWarning")
 @pytest.mark.parametrize(
     ("labels", "pos_label"),
     [
