@@ -143,8 +143,9 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     The keys and values of the tokens that all prompts of a call begin with are computed once and
     reused for every batch, where that saves work. In the deepest block that is kept, only the token
     that is read goes on after attention. Whether an architecture then gives the same activations is
-    tried once per model, on the longest and the shortest prompt of a call that is long enough to
-    gain from it; where it doesn't, or where something may edit the model, every prompt runs whole.
+    tried once per model (and for the keys and values once per depth), on the longest and the
+    shortest prompt of a call that is long enough to gain from it; where it doesn't, or where
+    something may edit the model, every prompt runs whole.
 
     In bf16 and fp16, matrix products round differently in batches of different shape: the same
     prompt may differ by about 1 % between batches.

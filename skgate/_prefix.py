@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ._residual_stream import read_blocks
 
@@ -116,13 +115,17 @@ def compute_prefix(
     return Prefix(len(ids), keys_values, means)
 
 
-def reason_against(backbone: nn.Module) -> str:
+def reason_against(language_model: LanguageModel) -> str:
     """Tell why prefixes can't be reused with a model, "" if nothing speaks against trying."""
+    backbone: Any = language_model.backbone
     parameters = inspect.signature(backbone.forward).parameters
     if "past_key_values" not in parameters and not any(
         p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
     ):
         return "it takes no past_key_values"
+    parts = (backbone.config.get_text_config(), *language_model.blocks.modules())
+    if any(part.__dict__.get("is_causal") is False for part in parts):
+        return "its attention sees what follows"
     if _rope_types(backbone.config) & _LENGTH_DEPENDENT_ROPE:
         return "its rotary frequencies depend on the prompt's length"
     return ""

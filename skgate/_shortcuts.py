@@ -33,7 +33,8 @@ def find_shortcuts(
 
     In the deepest of ``layers``, the feed-forward part needs only the tokens that are read. The
     tokens that all requests begin with need to run only once. Whether the model gives the same
-    activations then is tried once per model, on the longest and the shortest request.
+    activations then is tried once per model, the latter once per depth, on the longest and the
+    shortest request.
 
     Parameters
     ----------
@@ -82,8 +83,9 @@ def find_shortcuts(
             prefixed.append(shortcuts._replace(prefix=prefix))
             return prefixed[0]
 
-        reason = reason_against(language_model.backbone)
-        reason = reason or trial.settle(add_prefix, "prefix")
+        reason = reason_against(language_model)
+        # what follows a token may change it one block later
+        reason = reason or trial.settle(add_prefix, "prefix", str(max(layers)))
         if reason:
             report(
                 f"the {length} tokens that all prompts begin with are not reused with {kind}: "

@@ -172,7 +172,7 @@ def test_nothing_but_the_wanted_rows_is_kept(model, tokenizer, monkeypatch):
 @pytest.mark.parametrize(
     ("architecture", "reason"),
     [
-        ("bert", "BertModel: it gives other activations"),
+        ("bert", "BertModel: its attention sees what follows"),
         ("mamba", "MambaModel: "),
         ("jamba", "JambaModel: "),
         ("falcon_h1", "FalconH1Model: "),
@@ -194,6 +194,39 @@ def test_falls_back_and_says_so(architecture, reason, tokenizer, capsys, count_t
     for rows in (first, again):
         for row, expected in zip(rows, alone, strict=True):
             close(row, expected)
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "llama"])
+def test_attention_to_what_follows_does_no_harm_in_the_first_block_only(
+    architecture, tokenizer, capsys
+):
+    model = make_model(architecture, use_bidirectional_attention=True, sliding_window=64)
+    if architecture == "llama":
+        model.config.is_causal = False
+    for layer in (0, 3):
+        transformer = make(model, tokenizer, layer=layer)
+        alone = [transformer.transform([prompt])[0] for prompt in MANY]
+        close(transformer.transform(MANY), alone)
+        assert "Model: its attention sees what follows" in capsys.readouterr().err
+
+
+def test_attention_that_sees_what_follows_from_now_on(model, tokenizer):
+    transformer = make(model, tokenizer)
+    transformer.transform(MANY)
+    model.config.is_causal = False
+    alone = [transformer.transform([prompt])[0] for prompt in MANY]
+    close(transformer.transform(MANY), alone)
+
+
+def test_a_verdict_holds_for_its_depth_only(model, tokenizer, capsys, monkeypatch):
+    """Whatever it is that sees what follows: in the first block it changes nothing."""
+    monkeypatch.setattr("skgate._shortcuts.reason_against", lambda language_model: "")
+    model.config.is_causal = False
+    for layer in (0, 3):
+        transformer = make(model, tokenizer, layer=layer)
+        alone = [transformer.transform([prompt])[0] for prompt in MANY]
+        close(transformer.transform(MANY), alone)
+    assert "LlamaModel: it gives other activations that way" in capsys.readouterr().err
 
 
 def test_rotary_frequencies_that_depend_on_the_length(tokenizer, capsys):
@@ -241,9 +274,9 @@ def test_prompts_of_one_length_leave_padding_unchecked(model, tokenizer):
 
     transformer = make(model, tokenizer)
     transformer.transform(["knock", "egg", "cat"])
-    assert verdict(model.model, "prefix") is None
+    assert verdict(model.model, "prefix", "3") is None
     transformer.transform(MANY)
-    assert verdict(model.model, "prefix") == ""
+    assert verdict(model.model, "prefix", "3") == ""
 
 
 def test_a_failure_that_is_no_architectures_is_raised(model, tokenizer, monkeypatch):

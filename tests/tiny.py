@@ -49,6 +49,11 @@ def make_model(architecture, n_layers=4, **settings):
             transformers.Gemma2ForCausalLM,
             {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4},
         ),
+        "gemma3": (
+            transformers.Gemma3TextConfig,
+            transformers.Gemma3ForCausalLM,
+            {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4},
+        ),
         "gpt2": (
             transformers.GPT2Config,
             transformers.GPT2LMHeadModel,
