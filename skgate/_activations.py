@@ -33,6 +33,7 @@ from ._live_model import SharesLiveModel
 from ._prompts import EncodedPrompt, PromptFormat, encode_prompts
 from ._provenance import ActivationSource, remember
 from ._residual_stream import is_edited
+from ._rope import length_boundaries
 from ._shortcuts import find_shortcuts
 from ._store import ActivationStore
 from ._validation import Prompt, check_layers, check_prompts
@@ -433,13 +434,16 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
                 language_model, [requests[i] for i in missing], kept, self._report
             )
         shared = shortcuts.prefix.length if shortcuts.prefix is not None else 0
+        boundaries = length_boundaries(language_model.backbone.config)
         with tqdm(
             total=len(missing), desc="activations", unit="prompt", disable=not self.verbose
         ) as progress:
             while missing:
                 others = []  # what other threads or processes are computing
                 lengths = [len(requests[i].ids) - shared for i in missing]
-                for batch in length_batches(lengths, self._batch_budget(device)):
+                for batch in length_batches(
+                    lengths, self._batch_budget(device), boundaries=boundaries
+                ):
                     wanted = [missing[j] for j in batch]
                     with keeper.claim([keys[i] for i in wanted]) as claimed:
                         others += [wanted[j] for j, ours in enumerate(claimed) if not ours]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
-def length_batches(lengths: Sequence[int], budget: int, *, padding: bool = True) -> list[list[int]]:
+def length_batches(
+    lengths: Sequence[int],
+    budget: int,
+    *,
+    padding: bool = True,
+    boundaries: Collection[int] = (),
+) -> list[list[int]]:
     """Split prompts into batches, the longest first.
 
     Parameters
@@ -16,6 +22,8 @@ def length_batches(lengths: Sequence[int], budget: int, *, padding: bool = True)
         Tokens per batch, padding included; a longer prompt is a batch of its own.
     padding : bool, default=True
         Whether prompts of different length may be in one batch.
+    boundaries : collection of int, default=()
+        Prompts of up to so many tokens are never in a batch with longer ones.
 
     Returns
     -------
@@ -26,7 +34,8 @@ def length_batches(lengths: Sequence[int], budget: int, *, padding: bool = True)
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
         longest = lengths[batches[-1][0]] if batches else 0
         full = not batches or (len(batches[-1]) + 1) * longest > budget
-        if full or (longest != lengths[i] and not padding):
+        apart = any(lengths[i] <= boundary < longest for boundary in boundaries)
+        if full or apart or (longest != lengths[i] and not padding):
             batches.append([])
         batches[-1].append(i)
     return batches

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ._rope import is_rewritten
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -79,7 +81,7 @@ def fingerprint_structure(module: nn.Module) -> str:
     for child in module.modules():  # not saved with the weights, as rotary frequencies
         for name in sorted(child._non_persistent_buffers_set):
             buffer = child._buffers.get(name)
-            if buffer is not None and not buffer.is_meta:
+            if buffer is not None and not buffer.is_meta and not is_rewritten(child, name):
                 _update(hasher, buffer.detach())
     attention = getattr(config, "_attn_implementation", None)
     described = json.dumps(settings, sort_keys=True, default=str)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ._residual_stream import read_blocks
+from ._rope import depends_on_length
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,7 +29,6 @@ _MIN_TOKENS = 4
 # A pass of its own costs about as much as this many tokens more in a large batch.
 _COST_OF_A_PASS = {"cpu": 128}
 _COST_OF_A_PASS_ACCELERATOR = 1024
-_LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 
 @dataclass(frozen=True)
@@ -126,13 +126,6 @@ def reason_against(language_model: LanguageModel) -> str:
     parts = (backbone.config.get_text_config(), *language_model.blocks.modules())
     if any(part.__dict__.get("is_causal") is False for part in parts):
         return "its attention sees what follows"
-    if _rope_types(backbone.config) & _LENGTH_DEPENDENT_ROPE:
+    if depends_on_length(backbone.config):
         return "its rotary frequencies depend on the prompt's length"
     return ""
-
-
-def _rope_types(config: Any) -> set[str | None]:
-    config = config.get_text_config()
-    stated = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    groups = [stated, *(group for group in stated.values() if isinstance(group, dict))]
-    return {group.get("rope_type", group.get("type")) for group in groups}

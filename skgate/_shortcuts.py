@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ._batching import length_batches
 from ._forward import PLAIN, Shortcuts, read_batch
 from ._prefix import compute_prefix, is_worthwhile, reason_against, shared_length
+from ._rope import length_boundaries
 from ._verdicts import differ, is_exact, note_verdict, verdict
 
 if TYPE_CHECKING:
@@ -103,15 +106,21 @@ def find_feed_forward(block: nn.Module) -> nn.Module | None:
 
 
 class _Trial:
-    """Compares the longest and the shortest request with plain passes of their own."""
+    """Compares the longest and the shortest request with plain passes of their own.
+
+    Of those that may be in one batch.
+    """
 
     def __init__(
         self, language_model: LanguageModel, requests: Sequence[Request], layers: Sequence[int]
     ) -> None:
         self.language_model = language_model
         self.layers = layers
-        by_length = sorted(requests, key=lambda request: len(request.ids))
-        self.pair = [by_length[-1], by_length[0]]
+        boundaries = length_boundaries(language_model.backbone.config)
+        # without a budget there are batches only where prompts must not be in one
+        batches = length_batches([len(r.ids) for r in requests], sys.maxsize, boundaries=boundaries)
+        pairs = [[requests[batch[0]], requests[batch[-1]]] for batch in batches]
+        self.pair = max(pairs, key=lambda pair: len(pair[0].ids) - len(pair[1].ids))
 
     def settle(self, make: Callable[[], Shortcuts], *names: str) -> str:
         """Make shortcuts and try them unless that was done before; the reason against, or ""."""

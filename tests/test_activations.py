@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
-from tiny import CHAT_TEMPLATE, PROMPTS, make_model
+from tiny import CHAT_TEMPLATE, PROMPTS, WORDS, make_model
 
 from skgate import ActivationTransformer
 from skgate._cache import ActivationCache
@@ -105,6 +105,32 @@ def test_independent_of_batch_neighbours_and_padding_side(architecture, padding_
     small = clone(transformer).set_params(batch_tokens=1).transform(PROMPTS)
     for i in range(len(PROMPTS)):
         close(together[i], small[i])
+
+
+def test_independent_of_neighbours_that_take_other_rotary_frequencies(tokenizer):
+    model = make_model("phi3_longrope")
+    prompts = [
+        " ".join((WORDS * 2)[:n]) for n in (5, 29, 31, 32, 40)
+    ]  # and a BOS: up to 32, or longer
+    kept = ActivationTransformer(model, tokenizer=tokenizer, layer="all", chat_template=False)
+    fresh = clone(kept).set_params(store=False)
+    alone = [fresh.transform([prompt])[0] for prompt in prompts]
+    for transformer in (kept, fresh):
+        for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [1], [4, 1], [1]):
+            rows = transformer.transform([prompts[i] for i in order])
+            for row, i in zip(rows, order, strict=True):
+                close(row, alone[i])
+
+
+def test_what_the_last_batch_left_in_a_buffer_is_no_part_of_the_model(tokenizer, count_prompts):
+    model = make_model("phi3_longrope")
+    prompts = [" ".join((WORDS * 2)[:n]) for n in (40, 5)]
+    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1, chat_template=False)
+    transformer.transform(prompts[:1])
+    n_forwarded = count_prompts(model.model)
+    transformer.transform(prompts[1:])
+    transformer.transform(prompts)
+    assert n_forwarded() == 1
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])

@@ -295,6 +295,20 @@ def test_replies_do_not_depend_on_batches(wrapper):
     assert wrapper.generate(PROMPTS[::-1]) == together[::-1]
 
 
+def test_decisions_do_not_depend_on_neighbours_with_other_rotary_frequencies(tokenizer):
+    model = make_telling_model("phi3_longrope", tokenizer)
+    wrapper = make_wrapper(model, tokenizer, generate_kwargs={"max_new_tokens": 1})
+    wrapper.fit(PROMPTS, Y)
+    prompts = [f"kill {'egg ' * n}" for n in (1, 20, 40)]
+
+    def scores(prompts):
+        return wrapper.generate(prompts, return_decisions=True)[1]["harm_score"].to_numpy()
+
+    alone = np.concatenate([scores([prompt]) for prompt in prompts])
+    np.testing.assert_allclose(scores(prompts[:2]), alone[:2], atol=1e-5)  # finds padding harmless
+    np.testing.assert_allclose(scores(prompts), alone, atol=1e-5)
+
+
 def test_verbose_shows_progress(wrapper, capsys):
     wrapper.set_params(verbose=True).generate(MIXED)
     assert "5/5" in capsys.readouterr().err

@@ -69,6 +69,19 @@ def make_model(architecture, n_layers=4, **settings):
         "mpt": (transformers.MptConfig, transformers.MptForCausalLM, {"expansion_ratio": 2}),
         "bloom": (transformers.BloomConfig, transformers.BloomForCausalLM, {}),
         "phi3": (transformers.Phi3Config, transformers.Phi3ForCausalLM, {"sliding_window": 4}),
+        "phi3_longrope": (  # other rotary frequencies in batches that are longer than 32 tokens
+            transformers.Phi3Config,
+            transformers.Phi3ForCausalLM,
+            {
+                "original_max_position_embeddings": 32,
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 10_000.0,
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [4.0, 8.0, 16.0, 32.0],
+                },
+            },
+        ),
         "gpt_neo": (
             transformers.GPTNeoConfig,
             transformers.GPTNeoForCausalLM,
