@@ -98,8 +98,10 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     chat_template_kwargs : dict or None, default=None
         Further arguments of ``tokenizer.apply_chat_template``, such as ``enable_thinking``.
     batch_tokens : int or "auto", default="auto"
-        Tokens per batch, padding included and the reused beginning not; a longer prompt runs alone.
-        "auto" means 512 on a CPU and 16,384 on an accelerator.
+        Tokens per batch that run through the model: padding included, and the beginning that is
+        reused (see Notes) not, whose keys and values are copied for every prompt; those of a batch
+        take at most 2 GiB. A longer prompt runs alone. "auto" means 512 on a CPU and 16,384 on an
+        accelerator.
     store : None, False, str, path or ActivationStore, default=None
         Where activations are kept for later calls. None: in memory, in one cache of at most 2 GiB
         for the whole process, the least recently used dropped first. A folder, or an
@@ -433,7 +435,9 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
             shortcuts = find_shortcuts(
                 language_model, [requests[i] for i in missing], kept, self._report
             )
-        shared = shortcuts.prefix.length if shortcuts.prefix is not None else 0
+        shared, room = 0, sys.maxsize
+        if shortcuts.prefix is not None:
+            shared, room = shortcuts.prefix.length, shortcuts.prefix.room
         boundaries = length_boundaries(language_model.backbone.config)
         with tqdm(
             total=len(missing), desc="activations", unit="prompt", disable=not self.verbose
@@ -442,7 +446,11 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
                 others = []  # what other threads or processes are computing
                 lengths = [len(requests[i].ids) - shared for i in missing]
                 for batch in length_batches(
-                    lengths, self._batch_budget(device), boundaries=boundaries
+                    lengths,
+                    self._batch_budget(device),
+                    boundaries=boundaries,
+                    reused=shared,
+                    room=room,
                 ):
                     wanted = [missing[j] for j in batch]
                     with keeper.claim([keys[i] for i in wanted]) as claimed:

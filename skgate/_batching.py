@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 
 
@@ -11,6 +12,8 @@ def length_batches(
     *,
     padding: bool = True,
     boundaries: Collection[int] = (),
+    reused: int = 0,
+    room: int = sys.maxsize,
 ) -> list[list[int]]:
     """Split prompts into batches, the longest first.
 
@@ -24,6 +27,10 @@ def length_batches(
         Whether prompts of different length may be in one batch.
     boundaries : collection of int, default=()
         Prompts of up to so many tokens are never in a batch with longer ones.
+    reused : int, default=0
+        Tokens that every prompt brings besides: not run, but held in memory.
+    room : int, optional
+        Tokens per batch that fit into memory, padding and reused ones included.
 
     Returns
     -------
@@ -33,9 +40,10 @@ def length_batches(
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
         longest = lengths[batches[-1][0]] if batches else 0
-        full = not batches or (len(batches[-1]) + 1) * longest > budget
+        n_prompts = len(batches[-1]) + 1 if batches else 1
+        full = n_prompts * longest > budget or n_prompts * (reused + longest) > room
         apart = any(lengths[i] <= boundary < longest for boundary in boundaries)
-        if full or apart or (longest != lengths[i] and not padding):
+        if not batches or full or apart or (longest != lengths[i] and not padding):
             batches.append([])
         batches[-1].append(i)
     return batches

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ._language_model import LanguageModel
 
 _MIN_TOKENS = 4
+_MAX_BYTES = 2 << 30  # of a batch's keys and values
 # A pass of its own costs about as much as this many tokens more in a large batch.
 _COST_OF_A_PASS = {"cpu": 128}
 _COST_OF_A_PASS_ACCELERATOR = 1024
@@ -48,6 +49,12 @@ class Prefix:
     length: int
     keys_values: list[tuple[torch.Tensor, torch.Tensor]]
     means: dict[int, torch.Tensor]
+
+    @property
+    def room(self) -> int:
+        """How many tokens' keys and values may be in memory at a time."""
+        n_bytes = sum(part.nbytes for pair in self.keys_values for part in pair)
+        return _MAX_BYTES * self.length // n_bytes
 
     def cache(self, n_prompts: int) -> DynamicCache:
         """Copy the keys and values into a cache for a batch."""

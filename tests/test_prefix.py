@@ -11,6 +11,7 @@ import torch
 from tiny import PROMPTS, WORDS, make_model
 
 from skgate import ActivationTransformer
+from skgate._batching import length_batches
 from skgate._prefix import compute_prefix, shared_length
 
 CAUSAL = ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox", "gpt_neo", "opt", "mpt", "bloom", "phi3"]
@@ -99,6 +100,34 @@ def test_every_prompt_brings_its_own_tokens_only(model, tokenizer, count_tokens)
     assert passes[0] == (1, 14)
     assert sum(n for n, _ in passes[1:]) == len(MANY)
     assert max(width for _, width in passes[1:]) == max(n_own)
+
+
+def test_the_keys_and_values_of_a_batch_are_bounded(model, tokenizer, count_tokens, monkeypatch):
+    per_token = 3 * 2 * 16 * 4  # blocks, keys and values, width, bytes
+    monkeypatch.setattr("skgate._prefix._MAX_BYTES", 80 * per_token)
+    transformer = make(model, tokenizer, layer=2)
+    alone = [transformer.transform([prompt])[0] for prompt in MANY]
+    close(transformer.transform(MANY), alone)
+    passes = count_tokens(model.model)
+    transformer.transform(MANY)
+    batches = passes[1:]
+    assert sum(n for n, _ in batches) == len(MANY)
+    assert all(n * (14 + width) <= 80 for n, width in batches)
+    assert max(n for n, _ in batches) > 1
+    monkeypatch.setattr("skgate._prefix._MAX_BYTES", 1)
+    passes.clear()
+    close(transformer.transform(MANY), alone)
+    assert [n for n, _ in passes] == [1] * (1 + len(MANY))
+
+
+def test_batches_have_room_for_what_is_reused():
+    lengths = [2, 9, 3, 2, 1]
+    assert length_batches(lengths, 100) == [[1, 2, 0, 3, 4]]
+    assert length_batches(lengths, 100, reused=10) == [[1, 2, 0, 3, 4]]
+    assert length_batches(lengths, 100, reused=10, room=38) == [[1, 2], [0, 3, 4]]
+    assert length_batches(lengths, 100, reused=10, room=5) == [[1], [2], [0], [3], [4]]
+    assert length_batches(lengths, 4, reused=10, room=38) == [[1], [2], [0, 3], [4]]
+    assert length_batches([], 4, reused=10, room=38) == []
 
 
 def test_a_token_that_is_read_is_never_in_the_prefix(tokenizer):
