@@ -140,7 +140,7 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
     Raises
     ------
     ValueError
-        If it is an encoder-decoder model, or one whose blocks can't be found.
+        If it is an encoder-decoder model, or one whose blocks can't be found or told apart.
     """
     whole = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     if hasattr(whole, "get_base_model"):  # PEFT's wrapper
@@ -190,6 +190,14 @@ def _find_blocks(backbone: nn.Module, n_layers: int) -> tuple[nn.Module, nn.Modu
             f"num_hidden_layers={n_layers} blocks was found; expected one module per layer."
         )
     name, blocks = min(lists, key=lambda found: found[0].count("."))
+    first: dict[nn.Module, int] = {}
+    for i, block in enumerate(blocks):
+        if first.setdefault(block, i) != i:
+            raise ValueError(
+                f"model is a {type(backbone).__name__} whose layers {first[block]} and {i} are one "
+                "block that runs several times, so they can't be told apart; expected a block of "
+                "its own for each layer, as copy.deepcopy makes it."
+            )
     return backbone.get_submodule(name.rpartition(".")[0]), blocks
 
 

@@ -279,6 +279,19 @@ def test_blocks_are_found_where_they_nest_and_return_tuples(tokenizer):
     assert transformer.transform(PROMPTS).shape == (5, 32)
 
 
+def test_a_block_that_runs_twice_is_refused(tokenizer):
+    """A hook could not tell its runs apart."""
+    model = make_model("llama")
+    blocks = list(model.model.layers)
+    model.config.num_hidden_layers = 5
+    model.model.layers = torch.nn.ModuleList([*blocks[:2], *blocks[1:]])
+    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1, store=False)
+    with pytest.raises(ValueError, match="a LlamaModel whose layers 1 and 2 are one block"):
+        transformer.transform(PROMPTS)
+    model.model.layers[2] = copy.deepcopy(blocks[1])
+    assert transformer.transform(PROMPTS).shape == (5, 16)
+
+
 # Hooks
 
 
