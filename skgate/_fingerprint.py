@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
+from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +24,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CHUNK = 4096  # 8-byte words per checksummed row
+# Attributes that decide nothing, or that the first forward pass sets.
+_NO_SETTINGS = {
+    "training",
+    "name_or_path",
+    "gradient_checkpointing",
+    "layers_are_rescaled",  # RWKV's
+    "compute_type_is_set",  # bitsandbytes'
+}
 _ADAPTER_STATE = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
 _PROBE = "How do I kill a process? Jinsi gani? 如何? Как? كيف? ทำอย่างไร? bawo ni? 12.5%\n\tx_y"
 
@@ -59,6 +70,9 @@ def fingerprint_weights(module: nn.Module) -> str:
 def fingerprint_structure(module: nn.Module) -> str:
     """Fingerprint what else decides the activations: classes, configuration, settings, buffers.
 
+    Settings are the modules' public attributes: numbers, texts, lists of them, and functions by
+    their names.
+
     Parameters
     ----------
     module : torch.nn.Module
@@ -74,7 +88,7 @@ def fingerprint_structure(module: nn.Module) -> str:
     settings = config.to_dict() if config is not None else {}
     settings.pop("_name_or_path", None)
     children = [
-        (name, type(child).__qualname__, child.extra_repr())
+        (name, type(child).__qualname__, child.extra_repr(), _settings(child))
         for name, child in module.named_modules()
     ]
     hasher = hashlib.blake2b(digest_size=16)
@@ -102,6 +116,34 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
         32 hexadecimal digits.
     """
     return digest(len(tokenizer), sorted(tokenizer.all_special_tokens), tokenizer(_PROBE).input_ids)
+
+
+def _settings(module: nn.Module) -> list[tuple[str, Any]]:
+    """Public plain attributes of a module's own, such as ``top_k`` and ``sliding_window``.
+
+    None is as good as absent: what a forward pass sets up for itself was None before.
+    """
+    settings = []
+    for name, value in module.__dict__.items():
+        own = not (name.startswith("_") or name in _NO_SETTINGS or hasattr(nn.Module, name))
+        if own and not name.endswith("max_seq_len_cached"):
+            plain = _plain(value)
+            if plain is not None:
+                settings.append((name, plain))
+    return sorted(settings, key=itemgetter(0))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, texts, lists of them, and functions by their names; None for anything else."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        parts = ["None" if part is None else _plain(part) for part in value]
+        return None if None in parts else parts
+    if isinstance(value, partial):
+        return _plain([value.func, *value.args, *chain(*sorted(value.keywords.items()))])
+    name = getattr(value, "__qualname__", None)
+    return f"{value.__module__}.{name}" if isinstance(name, str) else None
 
 
 def _update(hasher: hashlib.blake2b, tensor: torch.Tensor) -> None:

@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
-from tiny import CHAT_TEMPLATE, PROMPTS, WORDS, make_model
+from tiny import CHAT_TEMPLATE, PROMPTS, WORDS, architectures, make_model
 
 from skgate import ActivationTransformer
 from skgate._cache import ActivationCache
+from skgate._fingerprint import fingerprint_structure
 
 ARCHITECTURES = ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox", "opt", "bert"]
 
@@ -394,6 +395,10 @@ def change_config(model, transformer):
     model.config.rms_norm_eps = 10.0
 
 
+def change_setting(model, transformer):
+    model.model.layers[0].self_attn.scaling = 0.5
+
+
 def change_template(model, transformer):
     tokenizer = copy.deepcopy(transformer.tokenizer)
     tokenizer.chat_template = CHAT_TEMPLATE.replace("<|user|>", "please")
@@ -427,6 +432,7 @@ def replace_forward(model, transformer):
         change_dtype,
         change_buffer,
         change_config,
+        change_setting,
         change_template,
         change_special_tokens,
         change_position,
@@ -486,6 +492,47 @@ def test_the_cache_is_bypassed_where_edits_leave_no_trace(model, transformer):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not np.array_equal(clone(transformer).transform(PROMPTS), plain)
     np.testing.assert_array_equal(transformer.transform(PROMPTS), plain)
+
+
+@pytest.mark.parametrize("architecture", architectures())
+def test_a_forward_pass_leaves_the_structures_fingerprint(architecture):
+    model = make_model(architecture).base_model
+    before = fingerprint_structure(model)
+    for length in (60, 9):  # and back
+        with torch.no_grad():
+            model(torch.arange(length)[None])
+    assert fingerprint_structure(model) == before
+
+
+def test_a_forward_pass_leaves_it_where_rotary_frequencies_grow(tokenizer):
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    model = make_model("llama", rope_parameters=rope, max_position_embeddings=16).base_model
+    before, frequencies = fingerprint_structure(model), model.rotary_emb.inv_freq
+    with torch.no_grad():
+        model(torch.arange(40)[None])
+    assert not torch.equal(model.rotary_emb.inv_freq, frequencies)
+    assert fingerprint_structure(model) == before
+
+
+@pytest.mark.parametrize(
+    ("architecture", "part", "name", "value"),
+    [
+        ("mixtral", "layers.1.mlp.gate", "top_k", 2),
+        ("llama", "layers.1.self_attn", "is_causal", False),
+        ("gemma2", "layers.0.self_attn", "sliding_window", 3),
+        ("gemma2", "layers.0.self_attn", "sliding_window", None),
+        ("gpt2", "h.1.mlp.act", "act", torch.tanh),
+        ("bloom", "h.1.self_attention", "inv_norm_factor", 3.0),
+    ],
+)
+def test_the_structures_fingerprint_sees_every_setting(architecture, part, name, value):
+    model = make_model(architecture).base_model
+    before = fingerprint_structure(model)
+    old = getattr(model.get_submodule(part), name, None)
+    setattr(model.get_submodule(part), name, value)
+    assert fingerprint_structure(model) != before
+    setattr(model.get_submodule(part), name, old)
+    assert fingerprint_structure(model) == before
 
 
 def test_the_weights_fingerprint_is_of_the_weights_alone(tokenizer):

@@ -24,7 +24,6 @@ PROMPTS = [
 def make_model(architecture, n_layers=4, **settings):
     """Make a random model of an architecture, 16 wide, from its configuration."""
     import torch
-    import transformers
 
     common = {
         "vocab_size": 64,
@@ -37,7 +36,26 @@ def make_model(architecture, n_layers=4, **settings):
         "eos_token_id": 5,
         "pad_token_id": 0,
     }
-    configs = {
+    config_class, model_class, extra = _configs(n_layers)[architecture]
+    known = config_class().to_dict().keys() | set(config_class.attribute_map)
+    arguments = {k: v for k, v in {**common, **extra, **settings}.items() if k in known}
+    torch.manual_seed(0)
+    model = model_class(config_class(**arguments))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    return model.train(False)
+
+
+def architectures():
+    """Name the architectures that there is a model of."""
+    return list(_configs(4))
+
+
+def _configs(n_layers):
+    import transformers
+
+    return {
         "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
         "qwen2": (
             transformers.Qwen2Config,
@@ -150,12 +168,3 @@ def make_model(architecture, n_layers=4, **settings):
             },
         ),
     }
-    config_class, model_class, extra = configs[architecture]
-    known = config_class().to_dict().keys() | set(config_class.attribute_map)
-    arguments = {k: v for k, v in {**common, **extra, **settings}.items() if k in known}
-    torch.manual_seed(0)
-    model = model_class(config_class(**arguments))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model.train(False)
