@@ -44,7 +44,8 @@ def digest(*parts: object) -> str:
 def fingerprint_weights(module: nn.Module) -> str:
     """Fingerprint the weights of ``module``, their dtypes, and the state of its adapters.
 
-    Equal weights give equal fingerprints on any device, in any process and from any path.
+    Equal weights give equal fingerprints on any device, in any process and from any path; of
+    weights that are sharded over several processes, each sees its own share.
 
     Parameters
     ----------
@@ -148,8 +149,23 @@ def _plain(value: Any) -> Any:
 
 def _update(hasher: hashlib.blake2b, tensor: torch.Tensor) -> None:
     hasher.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+    inner = _inner_tensors(tensor)
+    if inner is not None:
+        for part in inner:
+            _update(hasher, part)
+        return
     for sums in _checksums(tensor):
         hasher.update(sums.cpu().numpy().tobytes())
+
+
+def _inner_tensors(tensor: Any) -> list[torch.Tensor] | None:
+    """What holds the numbers of a sharded, quantized or other special tensor; else None."""
+    if hasattr(tensor, "to_local"):  # a DTensor: this process's share
+        return [tensor.to_local()]
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        return [getattr(tensor, name) for name in names]
+    return None
 
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:

@@ -19,7 +19,7 @@ from tiny import CHAT_TEMPLATE, PROMPTS, WORDS, architectures, make_model
 
 from skgate import ActivationTransformer
 from skgate._cache import ActivationCache
-from skgate._fingerprint import fingerprint_structure
+from skgate._fingerprint import fingerprint_structure, fingerprint_weights
 
 ARCHITECTURES = ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox", "opt", "bert"]
 
@@ -542,6 +542,56 @@ def test_the_weights_fingerprint_is_of_the_weights_alone(tokenizer):
 
     assert source(resid_pdrop=0.5) == source(resid_pdrop=0.1)
     assert source() != source(n_layers=5)
+
+
+class Scaled(torch.Tensor):
+    """A tensor that is held as two others, as quantized ones are."""
+
+    @staticmethod
+    def __new__(cls, steps, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, steps.shape, dtype=scale.dtype)
+
+    def __init__(self, steps, scale):
+        self.steps, self.scale = steps, scale
+
+    def __tensor_flatten__(self):
+        return ["steps", "scale"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+        assert operation is torch.ops.aten.detach.default
+        return cls(args[0].steps, args[0].scale)
+
+
+def test_the_weights_fingerprint_of_special_tensors():
+    module = torch.nn.Module()
+    module.weight = torch.nn.Buffer(Scaled(torch.arange(6).view(2, 3), torch.tensor(0.5)))
+    fingerprints = [fingerprint_weights(module)]
+    module.weight.steps[1, 2] = 7
+    fingerprints.append(fingerprint_weights(module))
+    module.weight.scale.mul_(2)
+    fingerprints.append(fingerprint_weights(module))
+    assert len(set(fingerprints)) == 3
+    module.weight.scale.div_(2)
+    assert fingerprint_weights(module) == fingerprints[1]
+
+
+def test_the_weights_fingerprint_of_shards():
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        module = torch.nn.Linear(8, 8, bias=False)
+        shards = distribute_tensor(module.weight.data, init_device_mesh("cpu", (1,)), [Shard(1)])
+        module.weight = torch.nn.Parameter(shards)
+        before = fingerprint_weights(module)
+        assert fingerprint_weights(module) == before
+        module.weight.data.to_local()[3, 4] += 1
+        assert fingerprint_weights(module) != before
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_the_cache_is_bounded():
