@@ -94,24 +94,26 @@ def load_language_model(
     Returns
     -------
     language_model : LanguageModel
-        The same object at every call with equal arguments, until a file of a local path changes.
+        The same object at every call with equal arguments, however they are written, until a file
+        of a local path, the model's or the tokenizer's, changes.
     """
     model = os.fspath(model)
     options = dict(model_kwargs or {})
     if isinstance(tokenizer, os.PathLike):
         tokenizer = os.fspath(tokenizer)
     live_tokenizer = tokenizer if not isinstance(tokenizer, str | None) else None
+    places = [_place(model), _place(tokenizer or model) if live_tokenizer is None else ""]
     key = joblib.hash(
         (
-            model,
-            id(live_tokenizer) if live_tokenizer is not None else tokenizer,
-            str(dtype),
+            places,
+            id(live_tokenizer) if live_tokenizer is not None else None,
+            str(dtype).removeprefix("torch."),
             str(device),
             revision,
             options,
         )
     )
-    modified = _modified(model)
+    modified = [_modified(place) for place in places]
     with _loading:
         if key not in _loaded or _loaded[key][0] != modified:
             if live_tokenizer is None:
@@ -245,6 +247,11 @@ def _resolve_device(device: str | torch.device) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _place(path: str) -> str:
+    """One name for a folder, however it is given; an id as it is."""
+    return os.path.realpath(path) if os.path.isdir(path) else path
 
 
 def _modified(path: str) -> tuple[tuple[str, int], ...]:

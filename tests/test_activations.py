@@ -689,6 +689,31 @@ def test_a_model_by_path_is_loaded_once_and_anew_when_it_changes(checkpoint):
     assert old() is None
 
 
+def test_a_model_by_path_is_loaded_once_however_it_is_named(checkpoint, monkeypatch):
+    monkeypatch.chdir(Path(checkpoint).parent)
+    transformers = [
+        ActivationTransformer(path, layer=2, dtype=dtype, tokenizer=tokenizer)
+        for path in (checkpoint, "tiny-llama", Path("tiny-llama"), "./tiny-llama/")
+        for dtype in ("float32", torch.float32)
+        for tokenizer in (None, checkpoint, "tiny-llama")
+    ]
+    assert len({id(transformer._language_model()) for transformer in transformers}) == 1
+    other = clone(transformers[0]).set_params(dtype=torch.bfloat16)
+    assert other._language_model() is not transformers[0]._language_model()
+
+
+def test_a_tokenizer_by_path_is_loaded_anew_when_it_changes(checkpoint, tokenizer, tmp_path):
+    changed = copy.deepcopy(tokenizer)
+    changed.chat_template = CHAT_TEMPLATE.replace("<|end|>", "please")
+    tokenizer.save_pretrained(tmp_path / "words")
+    transformer = ActivationTransformer(checkpoint, layer=2, tokenizer=tmp_path / "words")
+    before = transformer.transform(PROMPTS)
+    changed.save_pretrained(tmp_path / "words")
+    fresh = ActivationTransformer(checkpoint, layer=2, tokenizer=changed).transform(PROMPTS)
+    np.testing.assert_array_equal(transformer.transform(PROMPTS), fresh)
+    assert not np.allclose(fresh, before)
+
+
 def test_dtype_of_a_model_by_path(checkpoint):
     transformer = ActivationTransformer(checkpoint, layer=2, dtype="bfloat16")
     assert transformer._language_model().model.dtype == torch.bfloat16
