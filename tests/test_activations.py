@@ -544,6 +544,19 @@ def test_the_weights_fingerprint_is_of_the_weights_alone(tokenizer):
     assert source() != source(n_layers=5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.complex64])
+@pytest.mark.parametrize("n_rows", [1, 2, 3])
+def test_the_weights_fingerprint_sees_signs(dtype, n_rows):
+    module = torch.nn.Module()
+    values = torch.randn(n_rows, 4096, generator=torch.Generator().manual_seed(0)).to(dtype)
+    module.weight = torch.nn.Buffer(values)
+    before = fingerprint_weights(module)
+    module.weight.neg_()
+    assert fingerprint_weights(module) != before
+    module.weight.neg_()
+    assert fingerprint_weights(module) == before
+
+
 class Scaled(torch.Tensor):
     """A tensor that is held as two others, as quantized ones are."""
 
