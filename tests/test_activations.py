@@ -743,6 +743,16 @@ def test_verbose_shows_progress(transformer, capsys):
     assert "activations: 100%" in capsys.readouterr().err
 
 
+def test_an_instruction_without_tokens_has_no_position(model, tokenizer):
+    from tokenizers import normalizers
+
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("egg", "")
+    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1, position="instruction")
+    with pytest.raises(ValueError, match=r"X\[1\] has an instruction of which .* no tokens"):
+        transformer.transform(["boil an egg", "egg"])
+
+
 def test_truncate_keeps_the_template(model, tokenizer):
     long = " ".join(["knock"] * 100)
     transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1, truncate=True)

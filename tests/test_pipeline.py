@@ -117,6 +117,36 @@ def test_the_gate_remembers_what_it_was_fitted_on(pipe, data, model):
     assert LatentGate().fit(np.eye(4), [0, 0, 1, 1]).activation_source_ is None
 
 
+def test_the_source_of_functions_as_tools_is_their_schema(pipe):
+    """Not where they lie in memory, which is another place in every process."""
+
+    def make_tool(unit):
+        def boil(minutes: int, cook=None):
+            """Boil an egg.
+
+            Args:
+                minutes: how long
+                cook: who
+            """
+
+        def undocumented(minutes):
+            return f"{minutes} {unit}"
+
+        boil.__doc__ = boil.__doc__.replace("how long", f"how long, in {unit}")
+        boil.__annotations__["cook"] = str
+        return [boil, undocumented]
+
+    def source(**kwargs):
+        return clone(pipe[0]).set_params(chat_template_kwargs=kwargs).activation_source()
+
+    boil, undocumented = make_tool("minutes")
+    again, another = make_tool("minutes")
+    assert source(tools=[boil]) == source(tools=[again])
+    assert source(tools=[boil]) != source(tools=make_tool("hours")[:1])
+    assert source(helpers={"of": undocumented}) == source(helpers={"of": another})
+    assert source(helpers={"of": undocumented}) != source(helpers={"of": boil})
+
+
 def test_no_call_pushes_out_its_own_rows(pipe, data, monkeypatch):
     monkeypatch.setattr("skgate._provenance._MAX_ROWS", 10)
     monkeypatch.setattr("skgate._provenance._sources", OrderedDict())
