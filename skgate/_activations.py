@@ -138,10 +138,10 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     is ``h_L(x)[t]`` for the position ``t``, or ``h_L(x).mean(axis=0)``, in float32 [1]_.
 
     Cache and store are keyed by the weights' fingerprint (taken anew at each call, one read of
-    the weights), the adapters' state, configuration, transformers' version, the device's type,
-    token ids, position and layer. They are bypassed where something may edit what the model
-    computes: forward hooks that are not skgate's, a replaced ``forward``, parametrizations,
-    autocast.
+    the weights), the adapters' state, configuration, the modules' own settings, transformers'
+    version, the device's type, token ids, position and layer. They are bypassed where something
+    may edit what the model computes: forward hooks that are not skgate's, a replaced ``forward``,
+    parametrizations, autocast.
 
     The keys and values of the tokens that all prompts of a call begin with are computed once and
     reused for every batch, where that saves work. In the deepest block that is kept, only the token
