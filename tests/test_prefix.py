@@ -265,12 +265,13 @@ def test_rotary_frequencies_that_depend_on_the_length(tokenizer, capsys):
     assert "LlamaModel: its rotary frequencies depend on the prompt" in capsys.readouterr().err
 
 
-def test_a_wrong_result_is_noticed(model, tokenizer, capsys, monkeypatch):
+@pytest.mark.parametrize("factor", [2, 1.0005])  # the latter is wrong by less than 0.1 %
+def test_a_wrong_result_is_noticed(model, tokenizer, factor, capsys, monkeypatch):
     forward = type(model.model).forward
 
     def stretched(self, *args, position_ids=None, **kwargs):
         if position_ids is not None:
-            position_ids = 2 * position_ids
+            position_ids = factor * position_ids
         return forward(self, *args, position_ids=position_ids, **kwargs)
 
     transformer = make(model, tokenizer)
