@@ -33,6 +33,7 @@ from ._live_model import SharesLiveModel
 from ._prompts import EncodedPrompt, PromptFormat, encode_prompts
 from ._provenance import ActivationSource, remember
 from ._residual_stream import is_edited
+from ._rope import length_boundaries
 from ._shortcuts import find_shortcuts
 from ._store import ActivationStore
 from ._validation import Prompt, check_layers, check_prompts
@@ -97,8 +98,10 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     chat_template_kwargs : dict or None, default=None
         Further arguments of ``tokenizer.apply_chat_template``, such as ``enable_thinking``.
     batch_tokens : int or "auto", default="auto"
-        Tokens per batch, padding included and the reused beginning not; a longer prompt runs alone.
-        "auto" means 512 on a CPU and 16,384 on an accelerator.
+        Tokens per batch that run through the model: padding included, and the beginning that is
+        reused (see Notes) not, whose keys and values are copied for every prompt; those of a batch
+        take at most 2 GiB. A longer prompt runs alone. "auto" means 512 on a CPU and 16,384 on an
+        accelerator.
     store : None, False, str, path or ActivationStore, default=None
         Where activations are kept for later calls. None: in memory, in one cache of at most 2 GiB
         for the whole process, the least recently used dropped first. A folder, or an
@@ -135,16 +138,17 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
     is ``h_L(x)[t]`` for the position ``t``, or ``h_L(x).mean(axis=0)``, in float32 [1]_.
 
     Cache and store are keyed by the weights' fingerprint (taken anew at each call, one read of
-    the weights), the adapters' state, configuration, transformers' version, the device's type,
-    token ids, position and layer. They are bypassed where something may edit what the model
-    computes: forward hooks that are not skgate's, a replaced ``forward``, parametrizations,
-    autocast.
+    the weights), the adapters' state, configuration, the modules' own settings, transformers'
+    version, the device's type, token ids, position and layer. They are bypassed where something
+    may edit what the model computes: forward hooks that are not skgate's, a replaced ``forward``,
+    parametrizations, autocast.
 
     The keys and values of the tokens that all prompts of a call begin with are computed once and
     reused for every batch, where that saves work. In the deepest block that is kept, only the token
     that is read goes on after attention. Whether an architecture then gives the same activations is
-    tried once per model, on the longest and the shortest prompt of a call that is long enough to
-    gain from it; where it doesn't, or where something may edit the model, every prompt runs whole.
+    tried once per model (and for the keys and values once per depth), on the longest and the
+    shortest prompt of a call that is long enough to gain from it; where it doesn't, or where
+    something may edit the model, every prompt runs whole.
 
     In bf16 and fp16, matrix products round differently in batches of different shape: the same
     prompt may differ by about 1 % between batches.
@@ -431,14 +435,23 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
             shortcuts = find_shortcuts(
                 language_model, [requests[i] for i in missing], kept, self._report
             )
-        shared = shortcuts.prefix.length if shortcuts.prefix is not None else 0
+        shared, room = 0, sys.maxsize
+        if shortcuts.prefix is not None:
+            shared, room = shortcuts.prefix.length, shortcuts.prefix.room
+        boundaries = length_boundaries(language_model.backbone.config)
         with tqdm(
             total=len(missing), desc="activations", unit="prompt", disable=not self.verbose
         ) as progress:
             while missing:
                 others = []  # what other threads or processes are computing
                 lengths = [len(requests[i].ids) - shared for i in missing]
-                for batch in length_batches(lengths, self._batch_budget(device)):
+                for batch in length_batches(
+                    lengths,
+                    self._batch_budget(device),
+                    boundaries=boundaries,
+                    reused=shared,
+                    room=room,
+                ):
                     wanted = [missing[j] for j in batch]
                     with keeper.claim([keys[i] for i in wanted]) as claimed:
                         others += [wanted[j] for j, ours in enumerate(claimed) if not ours]

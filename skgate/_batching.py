@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
 
 
-def length_batches(lengths: Sequence[int], budget: int, *, padding: bool = True) -> list[list[int]]:
+def length_batches(
+    lengths: Sequence[int],
+    budget: int,
+    *,
+    padding: bool = True,
+    boundaries: Collection[int] = (),
+    reused: int = 0,
+    room: int = sys.maxsize,
+) -> list[list[int]]:
     """Split prompts into batches, the longest first.
 
     Parameters
@@ -16,6 +25,12 @@ def length_batches(lengths: Sequence[int], budget: int, *, padding: bool = True)
         Tokens per batch, padding included; a longer prompt is a batch of its own.
     padding : bool, default=True
         Whether prompts of different length may be in one batch.
+    boundaries : collection of int, default=()
+        Prompts of up to so many tokens are never in a batch with longer ones.
+    reused : int, default=0
+        Tokens that every prompt brings besides: not run, but held in memory.
+    room : int, optional
+        Tokens per batch that fit into memory, padding and reused ones included.
 
     Returns
     -------
@@ -25,8 +40,10 @@ def length_batches(lengths: Sequence[int], budget: int, *, padding: bool = True)
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
         longest = lengths[batches[-1][0]] if batches else 0
-        full = not batches or (len(batches[-1]) + 1) * longest > budget
-        if full or (longest != lengths[i] and not padding):
+        n_prompts = len(batches[-1]) + 1 if batches else 1
+        full = n_prompts * longest > budget or n_prompts * (reused + longest) > room
+        apart = any(lengths[i] <= boundary < longest for boundary in boundaries)
+        if not batches or full or apart or (longest != lengths[i] and not padding):
             batches.append([])
         batches[-1].append(i)
     return batches

@@ -94,24 +94,26 @@ def load_language_model(
     Returns
     -------
     language_model : LanguageModel
-        The same object at every call with equal arguments, until a file of a local path changes.
+        The same object at every call with equal arguments, however they are written, until a file
+        of a local path, the model's or the tokenizer's, changes.
     """
     model = os.fspath(model)
     options = dict(model_kwargs or {})
     if isinstance(tokenizer, os.PathLike):
         tokenizer = os.fspath(tokenizer)
     live_tokenizer = tokenizer if not isinstance(tokenizer, str | None) else None
+    places = [_place(model), _place(tokenizer or model) if live_tokenizer is None else ""]
     key = joblib.hash(
         (
-            model,
-            id(live_tokenizer) if live_tokenizer is not None else tokenizer,
-            str(dtype),
+            places,
+            id(live_tokenizer) if live_tokenizer is not None else None,
+            str(dtype).removeprefix("torch."),
             str(device),
             revision,
             options,
         )
     )
-    modified = _modified(model)
+    modified = [_modified(place) for place in places]
     with _loading:
         if key not in _loaded or _loaded[key][0] != modified:
             if live_tokenizer is None:
@@ -140,7 +142,7 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
     Raises
     ------
     ValueError
-        If it is an encoder-decoder model, or one whose blocks can't be found.
+        If it is an encoder-decoder model, or one whose blocks can't be found or told apart.
     """
     whole = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     if hasattr(whole, "get_base_model"):  # PEFT's wrapper
@@ -190,6 +192,14 @@ def _find_blocks(backbone: nn.Module, n_layers: int) -> tuple[nn.Module, nn.Modu
             f"num_hidden_layers={n_layers} blocks was found; expected one module per layer."
         )
     name, blocks = min(lists, key=lambda found: found[0].count("."))
+    first: dict[nn.Module, int] = {}
+    for i, block in enumerate(blocks):
+        if first.setdefault(block, i) != i:
+            raise ValueError(
+                f"model is a {type(backbone).__name__} whose layers {first[block]} and {i} are one "
+                "block that runs several times, so they can't be told apart; expected a block of "
+                "its own for each layer, as copy.deepcopy makes it."
+            )
     return backbone.get_submodule(name.rpartition(".")[0]), blocks
 
 
@@ -237,6 +247,11 @@ def _resolve_device(device: str | torch.device) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _place(path: str) -> str:
+    """One name for a folder, however it is given; an id as it is."""
+    return os.path.realpath(path) if os.path.isdir(path) else path
 
 
 def _modified(path: str) -> tuple[tuple[str, int], ...]:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
 
 from ._forward import read_batch
 from ._generation import generate_batch
 from ._residual_stream import Edit, steer_block
-from ._verdicts import differ, is_exact
+from ._verdicts import differ, is_exact, note_verdict, verdict
 
 if TYPE_CHECKING:
     from ._activations import Request
     from ._language_model import LanguageModel
 
-_exact: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
+# Whatever the model's own generation_config says.
+_ONE_ROW_EACH = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
 
 
 def left_padding_is_exact(
@@ -28,9 +27,10 @@ def left_padding_is_exact(
     short: Request,
     options: Mapping[str, Any],
 ) -> bool:
-    """Compare what a prompt's activation is alone and left-padded in ``generate``, once per model.
+    """Compare what a prompt's activation is alone and left-padded in ``generate``.
 
-    Recurrent models, and some with learned positions, let padding into the prompts.
+    Once per model, its dtype and attention, and layer. Recurrent models, and some with learned
+    positions, let padding into the prompts.
 
     Parameters
     ----------
@@ -48,16 +48,17 @@ def left_padding_is_exact(
     exact : bool
         Whether they are equal up to rounding.
     """
-    known = _exact.setdefault(language_model.backbone, {})
     use_cache = options.get("use_cache")
-    if use_cache not in known:
+    names = "left padding", str(layer), str(use_cache)
+    reason = verdict(language_model.backbone, *names)
+    if reason is None:
         padded: list[torch.Tensor] = []
 
         def record(rows: torch.Tensor) -> Edit:
             padded.append(rows)
             return Edit(torch.zeros(len(rows)), torch.zeros(len(rows)))
 
-        settings = {"max_new_tokens": 1, "do_sample": False}
+        settings = {"max_new_tokens": 1, **_ONE_ROW_EACH}
         if use_cache is not None:
             settings["use_cache"] = use_cache
         with steer_block(
@@ -73,5 +74,6 @@ def left_padding_is_exact(
         last = type(short)(short.ids, len(short.ids) - 1)
         alone = read_batch(language_model, [last], [layer])[layer][0]
         exact = is_exact(language_model.backbone)
-        known[use_cache] = not differ(padded[0][1].numpy(), alone, exact)
-    return known[use_cache]
+        reason = "padding changes it" if differ(padded[0][1].numpy(), alone, exact) else ""
+        note_verdict(language_model.backbone, *names, reason=reason)
+    return not reason

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ._residual_stream import read_blocks
+from ._rope import depends_on_length
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from ._language_model import LanguageModel
 
 _MIN_TOKENS = 4
+_MAX_BYTES = 2 << 30  # of a batch's keys and values
 # A pass of its own costs about as much as this many tokens more in a large batch.
 _COST_OF_A_PASS = {"cpu": 128}
 _COST_OF_A_PASS_ACCELERATOR = 1024
-_LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ class Prefix:
     length: int
     keys_values: list[tuple[torch.Tensor, torch.Tensor]]
     means: dict[int, torch.Tensor]
+
+    @property
+    def room(self) -> int:
+        """How many tokens' keys and values may be in memory at a time."""
+        n_bytes = sum(part.nbytes for pair in self.keys_values for part in pair)
+        return _MAX_BYTES * self.length // n_bytes
 
     def cache(self, n_prompts: int) -> DynamicCache:
         """Copy the keys and values into a cache for a batch."""
@@ -116,20 +122,17 @@ def compute_prefix(
     return Prefix(len(ids), keys_values, means)
 
 
-def reason_against(backbone: nn.Module) -> str:
+def reason_against(language_model: LanguageModel) -> str:
     """Tell why prefixes can't be reused with a model, "" if nothing speaks against trying."""
+    backbone: Any = language_model.backbone
     parameters = inspect.signature(backbone.forward).parameters
     if "past_key_values" not in parameters and not any(
         p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
     ):
         return "it takes no past_key_values"
-    if _rope_types(backbone.config) & _LENGTH_DEPENDENT_ROPE:
+    parts = (backbone.config.get_text_config(), *language_model.blocks.modules())
+    if any(part.__dict__.get("is_causal") is False for part in parts):
+        return "its attention sees what follows"
+    if depends_on_length(backbone.config):
         return "its rotary frequencies depend on the prompt's length"
     return ""
-
-
-def _rope_types(config: Any) -> set[str | None]:
-    config = config.get_text_config()
-    stated = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    groups = [stated, *(group for group in stated.values() if isinstance(group, dict))]
-    return {group.get("rope_type", group.get("type")) for group in groups}

@@ -51,7 +51,8 @@ class PromptFormat:
         if not self.chat_template:
             return digest("plain")
         template = self.chat_template_kwargs.get("chat_template", tokenizer.chat_template)
-        return digest(template, self.system_prompt, sorted(self.chat_template_kwargs.items()))
+        arguments = _stable(sorted(self.chat_template_kwargs.items()))
+        return digest(template, self.system_prompt, arguments)
 
     def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise a ValueError if ``tokenizer`` can't format prompts this way."""
@@ -128,7 +129,7 @@ def encode_prompts(
                 "accepts; expected a shorter prompt, or truncate=True to cut the instruction."
             )
         if too_long or find_instruction:
-            start, end = renderer.find_instruction(prompt, texts[i])
+            start, end = renderer.find_instruction(prompt, texts[i], f"X[{i}]")
         if too_long and max_length is not None and end is not None:
             excess = len(tokens) - max_length
             if end - excess < start:
@@ -179,7 +180,7 @@ class _Renderer:
             return prompt
         return self._apply(self._conversation(prompt), name)
 
-    def find_instruction(self, prompt: Prompt, text: str) -> tuple[int, int]:
+    def find_instruction(self, prompt: Prompt, text: str, name: str) -> tuple[int, int]:
         """Indices of the tokens that hold the first and the last character of the instruction."""
         if not self.tokenizer.is_fast:
             raise ValueError(
@@ -196,6 +197,11 @@ class _Renderer:
             for i, (start, end) in enumerate(offsets)
             if start < end and start < len(body) and end > len(prefix)
         ]
+        if not inside:
+            raise ValueError(
+                f"{name} has an instruction of which the tokenizer makes no tokens; expected one "
+                "that it knows."
+            )
         return inside[0], inside[-1]
 
     def _conversation(self, prompt: Prompt) -> list[Message]:
@@ -242,6 +248,22 @@ class _Renderer:
         )
         prefix, suffix = _common_length(one, two), _common_length(one[::-1], two[::-1])
         return one[:prefix], one[len(one) - suffix :]
+
+
+def _stable(value: Any) -> Any:
+    """Put in place of functions what the template sees of them, the same in any process."""
+    if isinstance(value, dict):
+        return {key: _stable(part) for key, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(map(_stable, value))
+    if not callable(value):
+        return value
+    from transformers.utils.chat_template_utils import get_json_schema
+
+    try:
+        return get_json_schema(value)
+    except Exception:  # whatever it is about the function: the template gets it as it is
+        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _common_length(one: str, two: str) -> int:

@@ -100,19 +100,21 @@ _lock = threading.Lock()
 def remember(rows: npt.NDArray[np.float32], source: ActivationSource) -> None:
     """Note down that ``rows``, of shape (n, n_layers, d), were read at ``source``.
 
-    As they stand side by side, and layer by layer.
+    Layer by layer, and as they stand side by side. What was noted first is forgotten first, but
+    nothing of the last call.
     """
     notes = [(rows.reshape(len(rows), -1), source)]
     if len(source.layer) > 1:
-        notes += [
+        notes = [
             (rows[:, i], replace(source, layer=(layer,))) for i, layer in enumerate(source.layer)
-        ]
+        ] + notes
     with _lock:
         for part, where in notes:
             for key in _keys(part):
                 known = _sources.pop(key, ())
                 _sources[key] = (where, *(s for s in known if s != where))
-        while len(_sources) > _MAX_ROWS:
+        limit = max(_MAX_ROWS, len(notes) * len(rows))
+        while len(_sources) > limit:
             _sources.popitem(last=False)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ._batching import length_batches
 from ._forward import PLAIN, Shortcuts, read_batch
 from ._prefix import compute_prefix, is_worthwhile, reason_against, shared_length
+from ._rope import length_boundaries
 from ._verdicts import differ, is_exact, note_verdict, verdict
 
 if TYPE_CHECKING:
@@ -33,7 +36,8 @@ def find_shortcuts(
 
     In the deepest of ``layers``, the feed-forward part needs only the tokens that are read. The
     tokens that all requests begin with need to run only once. Whether the model gives the same
-    activations then is tried once per model, on the longest and the shortest request.
+    activations then is tried once per model, the latter once per depth, on the longest and the
+    shortest request.
 
     Parameters
     ----------
@@ -82,8 +86,9 @@ def find_shortcuts(
             prefixed.append(shortcuts._replace(prefix=prefix))
             return prefixed[0]
 
-        reason = reason_against(language_model.backbone)
-        reason = reason or trial.settle(add_prefix, "prefix")
+        reason = reason_against(language_model)
+        # what follows a token may change it one block later
+        reason = reason or trial.settle(add_prefix, "prefix", str(max(layers)))
         if reason:
             report(
                 f"the {length} tokens that all prompts begin with are not reused with {kind}: "
@@ -101,15 +106,21 @@ def find_feed_forward(block: nn.Module) -> nn.Module | None:
 
 
 class _Trial:
-    """Compares the longest and the shortest request with plain passes of their own."""
+    """Compares the longest and the shortest request with plain passes of their own.
+
+    Of those that may be in one batch.
+    """
 
     def __init__(
         self, language_model: LanguageModel, requests: Sequence[Request], layers: Sequence[int]
     ) -> None:
         self.language_model = language_model
         self.layers = layers
-        by_length = sorted(requests, key=lambda request: len(request.ids))
-        self.pair = [by_length[-1], by_length[0]]
+        boundaries = length_boundaries(language_model.backbone.config)
+        # without a budget there are batches only where prompts must not be in one
+        batches = length_batches([len(r.ids) for r in requests], sys.maxsize, boundaries=boundaries)
+        pairs = [[requests[batch[0]], requests[batch[-1]]] for batch in batches]
+        self.pair = max(pairs, key=lambda pair: len(pair[0].ids) - len(pair[1].ids))
 
     def settle(self, make: Callable[[], Shortcuts], *names: str) -> str:
         """Make shortcuts and try them unless that was done before; the reason against, or ""."""

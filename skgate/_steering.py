@@ -27,6 +27,7 @@ from ._generation import check_decoding, check_own_inputs, find_option, generate
 from ._live_model import SharesLiveModel
 from ._padding import left_padding_is_exact
 from ._residual_stream import Route, eval_mode, steer_block
+from ._rope import length_boundaries
 from ._routing import Router, always, projection_unit
 from ._steered_model import Attachment
 from ._validation import check_language, check_layers, check_prompts
@@ -650,7 +651,8 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
             padding = len(long.ids) == len(short.ids) or left_padding_is_exact(
                 language_model, layer, long, short, options
             )
-            for batch in length_batches(lengths, budget, padding=padding):
+            boundaries = length_boundaries(language_model.backbone.config)
+            for batch in length_batches(lengths, budget, padding=padding, boundaries=boundaries):
                 with steer_block(
                     language_model.stack,
                     language_model.blocks[layer],

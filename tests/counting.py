@@ -63,10 +63,10 @@ def extract(arguments, prompts, shuffled=None):
     return prompts, CountingTransformer(**arguments).transform(prompts)
 
 
-def structure_of(architecture):
-    """Fingerprint the structure of a tiny model."""
-    from tiny import make_model
+def structure_of(path):
+    """Fingerprint the structure of a saved model."""
+    from transformers import AutoModel
 
     from skgate._fingerprint import fingerprint_structure
 
-    return fingerprint_structure(make_model(architecture).base_model)
+    return fingerprint_structure(AutoModel.from_pretrained(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import OrderedDict
 
 import joblib
 import numpy as np
@@ -114,6 +115,55 @@ def test_the_gate_remembers_what_it_was_fitted_on(pipe, data, model):
     told = LatentGate().fit(np.eye(4), [0, 0, 1, 1], activation_source=moved)
     assert told.activation_source_ == moved
     assert LatentGate().fit(np.eye(4), [0, 0, 1, 1]).activation_source_ is None
+
+
+def test_the_source_of_functions_as_tools_is_their_schema(pipe):
+    """Not where they lie in memory, which is another place in every process."""
+
+    def make_tool(unit):
+        def boil(minutes: int, cook=None):
+            """Boil an egg.
+
+            Args:
+                minutes: how long
+                cook: who
+            """
+
+        def undocumented(minutes):
+            return f"{minutes} {unit}"
+
+        boil.__doc__ = boil.__doc__.replace("how long", f"how long, in {unit}")
+        boil.__annotations__["cook"] = str
+        return [boil, undocumented]
+
+    def source(**kwargs):
+        return clone(pipe[0]).set_params(chat_template_kwargs=kwargs).activation_source()
+
+    boil, undocumented = make_tool("minutes")
+    again, another = make_tool("minutes")
+    assert source(tools=[boil]) == source(tools=[again])
+    assert source(tools=[boil]) != source(tools=make_tool("hours")[:1])
+    assert source(helpers={"of": undocumented}) == source(helpers={"of": another})
+    assert source(helpers={"of": undocumented}) != source(helpers={"of": boil})
+
+
+def test_no_call_pushes_out_its_own_rows(pipe, data, monkeypatch):
+    monkeypatch.setattr("skgate._provenance._MAX_ROWS", 10)
+    monkeypatch.setattr("skgate._provenance._sources", OrderedDict())
+    reader = clone(pipe[0]).set_params(layer=[0, 1, 2])
+    rows = reader.transform(data["prompt"][:5])
+    y = [0, 1, 0, 1, 0]
+
+    def source(rows):
+        return LatentGate().fit(rows, y).activation_source_
+
+    assert source(rows) == reader.activation_source()
+    for layer in range(3):
+        of_one = rows[:, 16 * layer : 16 * (layer + 1)]
+        assert source(of_one) == clone(reader).set_params(layer=layer).activation_source()
+    reader.transform(data["prompt"][5:6])  # four rows more: those of single layers go first
+    assert source(rows) == reader.activation_source()
+    assert source(rows[:, :16]) is None
 
 
 def test_shots_through_fit_survive_clone_and_cross_validation(pipe, data):

@@ -11,6 +11,7 @@ import torch
 from tiny import PROMPTS, WORDS, make_model
 
 from skgate import ActivationTransformer
+from skgate._batching import length_batches
 from skgate._prefix import compute_prefix, shared_length
 
 CAUSAL = ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox", "gpt_neo", "opt", "mpt", "bloom", "phi3"]
@@ -101,6 +102,34 @@ def test_every_prompt_brings_its_own_tokens_only(model, tokenizer, count_tokens)
     assert max(width for _, width in passes[1:]) == max(n_own)
 
 
+def test_the_keys_and_values_of_a_batch_are_bounded(model, tokenizer, count_tokens, monkeypatch):
+    per_token = 3 * 2 * 16 * 4  # blocks, keys and values, width, bytes
+    monkeypatch.setattr("skgate._prefix._MAX_BYTES", 80 * per_token)
+    transformer = make(model, tokenizer, layer=2)
+    alone = [transformer.transform([prompt])[0] for prompt in MANY]
+    close(transformer.transform(MANY), alone)
+    passes = count_tokens(model.model)
+    transformer.transform(MANY)
+    batches = passes[1:]
+    assert sum(n for n, _ in batches) == len(MANY)
+    assert all(n * (14 + width) <= 80 for n, width in batches)
+    assert max(n for n, _ in batches) > 1
+    monkeypatch.setattr("skgate._prefix._MAX_BYTES", 1)
+    passes.clear()
+    close(transformer.transform(MANY), alone)
+    assert [n for n, _ in passes] == [1] * (1 + len(MANY))
+
+
+def test_batches_have_room_for_what_is_reused():
+    lengths = [2, 9, 3, 2, 1]
+    assert length_batches(lengths, 100) == [[1, 2, 0, 3, 4]]
+    assert length_batches(lengths, 100, reused=10) == [[1, 2, 0, 3, 4]]
+    assert length_batches(lengths, 100, reused=10, room=38) == [[1, 2], [0, 3, 4]]
+    assert length_batches(lengths, 100, reused=10, room=5) == [[1], [2], [0], [3], [4]]
+    assert length_batches(lengths, 4, reused=10, room=38) == [[1], [2], [0, 3], [4]]
+    assert length_batches([], 4, reused=10, room=38) == []
+
+
 def test_a_token_that_is_read_is_never_in_the_prefix(tokenizer):
     from skgate._activations import Request
 
@@ -172,7 +201,7 @@ def test_nothing_but_the_wanted_rows_is_kept(model, tokenizer, monkeypatch):
 @pytest.mark.parametrize(
     ("architecture", "reason"),
     [
-        ("bert", "BertModel: it gives other activations"),
+        ("bert", "BertModel: its attention sees what follows"),
         ("mamba", "MambaModel: "),
         ("jamba", "JambaModel: "),
         ("falcon_h1", "FalconH1Model: "),
@@ -196,6 +225,39 @@ def test_falls_back_and_says_so(architecture, reason, tokenizer, capsys, count_t
             close(row, expected)
 
 
+@pytest.mark.parametrize("architecture", ["gemma3", "llama"])
+def test_attention_to_what_follows_does_no_harm_in_the_first_block_only(
+    architecture, tokenizer, capsys
+):
+    model = make_model(architecture, use_bidirectional_attention=True, sliding_window=64)
+    if architecture == "llama":
+        model.config.is_causal = False
+    for layer in (0, 3):
+        transformer = make(model, tokenizer, layer=layer)
+        alone = [transformer.transform([prompt])[0] for prompt in MANY]
+        close(transformer.transform(MANY), alone)
+        assert "Model: its attention sees what follows" in capsys.readouterr().err
+
+
+def test_attention_that_sees_what_follows_from_now_on(model, tokenizer):
+    transformer = make(model, tokenizer)
+    transformer.transform(MANY)
+    model.config.is_causal = False
+    alone = [transformer.transform([prompt])[0] for prompt in MANY]
+    close(transformer.transform(MANY), alone)
+
+
+def test_a_verdict_holds_for_its_depth_only(model, tokenizer, capsys, monkeypatch):
+    """Whatever it is that sees what follows: in the first block it changes nothing."""
+    monkeypatch.setattr("skgate._shortcuts.reason_against", lambda language_model: "")
+    model.config.is_causal = False
+    for layer in (0, 3):
+        transformer = make(model, tokenizer, layer=layer)
+        alone = [transformer.transform([prompt])[0] for prompt in MANY]
+        close(transformer.transform(MANY), alone)
+    assert "LlamaModel: it gives other activations that way" in capsys.readouterr().err
+
+
 def test_rotary_frequencies_that_depend_on_the_length(tokenizer, capsys):
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
     model = make_model("llama", rope_parameters=rope)
@@ -203,12 +265,13 @@ def test_rotary_frequencies_that_depend_on_the_length(tokenizer, capsys):
     assert "LlamaModel: its rotary frequencies depend on the prompt" in capsys.readouterr().err
 
 
-def test_a_wrong_result_is_noticed(model, tokenizer, capsys, monkeypatch):
+@pytest.mark.parametrize("factor", [2, 1.0005])  # the latter is wrong by less than 0.1 %
+def test_a_wrong_result_is_noticed(model, tokenizer, factor, capsys, monkeypatch):
     forward = type(model.model).forward
 
     def stretched(self, *args, position_ids=None, **kwargs):
         if position_ids is not None:
-            position_ids = 2 * position_ids
+            position_ids = factor * position_ids
         return forward(self, *args, position_ids=position_ids, **kwargs)
 
     transformer = make(model, tokenizer)
@@ -241,9 +304,9 @@ def test_prompts_of_one_length_leave_padding_unchecked(model, tokenizer):
 
     transformer = make(model, tokenizer)
     transformer.transform(["knock", "egg", "cat"])
-    assert verdict(model.model, "prefix") is None
+    assert verdict(model.model, "prefix", "3") is None
     transformer.transform(MANY)
-    assert verdict(model.model, "prefix") == ""
+    assert verdict(model.model, "prefix", "3") == ""
 
 
 def test_a_failure_that_is_no_architectures_is_raised(model, tokenizer, monkeypatch):

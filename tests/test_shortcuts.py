@@ -121,6 +121,14 @@ def test_adapters(model, tokenizer, count_rows):
     assert {width for _, width in shapes} == {1}
 
 
+def test_tried_on_prompts_that_take_the_same_rotary_frequencies(tokenizer, capsys):
+    transformer = make(make_model("phi3_longrope"), tokenizer, chat_template=False)
+    many = [" ".join((WORDS * 2)[:n]) for n in range(1, 40)]
+    alone = [transformer.transform([prompt])[0] for prompt in many]
+    close(transformer.transform(many), alone)
+    assert "feed-forward" not in capsys.readouterr().err
+
+
 # Where it can't be done
 
 

@@ -296,6 +296,20 @@ def test_replies_do_not_depend_on_batches(wrapper):
     assert wrapper.generate(PROMPTS[::-1]) == together[::-1]
 
 
+def test_decisions_do_not_depend_on_neighbours_with_other_rotary_frequencies(tokenizer):
+    model = make_telling_model("phi3_longrope", tokenizer)
+    wrapper = make_wrapper(model, tokenizer, generate_kwargs={"max_new_tokens": 1})
+    wrapper.fit(PROMPTS, Y)
+    prompts = [f"kill {'egg ' * n}" for n in (1, 20, 40)]
+
+    def scores(prompts):
+        return wrapper.generate(prompts, return_decisions=True)[1]["harm_score"].to_numpy()
+
+    alone = np.concatenate([scores([prompt]) for prompt in prompts])
+    np.testing.assert_allclose(scores(prompts[:2]), alone[:2], atol=1e-5)  # finds padding harmless
+    np.testing.assert_allclose(scores(prompts), alone, atol=1e-5)
+
+
 def test_verbose_shows_progress(wrapper, capsys):
     wrapper.set_params(verbose=True).generate(MIXED)
     assert "5/5" in capsys.readouterr().err
@@ -318,6 +332,52 @@ def test_a_model_that_left_padding_disturbs_gets_batches_of_equal_length(tokeniz
     expected = [one["harm_score"][0] for _, one in alone]
     np.testing.assert_allclose(decisions["harm_score"], expected, atol=1e-5)
     assert replies == [reply for (reply,), _ in alone]
+
+
+@pytest.mark.parametrize("setting", ["num_beams", "num_return_sequences"])
+def test_left_padding_is_tried_without_beams_and_further_replies(
+    wrapper, model, setting, monkeypatch
+):
+    from skgate import _steering
+
+    sizes = []
+
+    def count(language_model, prompts, *args):
+        sizes.append(len(prompts))
+        return generate_batch(language_model, prompts, *args)
+
+    generate_batch = _steering.generate_batch
+    monkeypatch.setattr(_steering, "generate_batch", count)
+    model.generation_config.do_sample = True
+    setattr(model.generation_config, setting, 2)
+    wrapper.generate(MIXED, do_sample=True)
+    assert sizes == [5]
+
+
+def test_left_padding_is_tried_at_every_layer_and_in_every_dtype(model, tokenizer, monkeypatch):
+    """Here it comes in at the third block, and weighs little: more than float32 rounds."""
+    from skgate._activations import Request
+    from skgate._language_model import find_parts
+    from skgate._padding import left_padding_is_exact
+
+    third, forward = model.model.layers[2], type(model.model.layers[2]).forward
+
+    def leaking(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        return output + 0.02 * output.mean(1, keepdim=True) if self is third else output
+
+    monkeypatch.setattr(type(third), "forward", leaking)
+    long, short = (Request(np.arange(1, n), n - 2) for n in (9, 5))
+
+    def is_exact(layer):
+        return left_padding_is_exact(find_parts(model, tokenizer), layer, long, short, {})
+
+    model.to(torch.bfloat16)
+    assert is_exact(1)
+    assert is_exact(3)
+    model.to(torch.float32)
+    assert is_exact(1)
+    assert not is_exact(3)
 
 
 def test_each_prompt_has_its_own_language(wrapper):

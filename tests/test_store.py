@@ -26,7 +26,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from store_writer import BATCH, LAYERS, NAMESPACE, matrix, names, prompts_of, rows_of
-from tiny import PROMPTS, WORDS, make_model
+from tiny import PROMPTS, WORDS, architectures, make_model
 
 from skgate import ActivationStore, ActivationTransformer, LatentGate, _lmdb_folder
 from skgate._cache import memory_cache
@@ -564,10 +564,12 @@ def test_another_process_finds_the_rows_whatever_the_models_path(counter, pool, 
     assert not counting.forwarded(moved)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "bert", "gpt2", "gemma2"])
-def test_the_structures_fingerprint_is_the_same_in_every_process(pool, architecture):
-    expected = counting.structure_of(architecture)
-    assert pool.submit(counting.structure_of, architecture).result() == expected
+@pytest.mark.parametrize("architecture", architectures())
+def test_the_structures_fingerprint_is_the_same_in_every_process(pool, architecture, tmp_path):
+    make_model(architecture).save_pretrained(tmp_path / "here")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    expected = counting.structure_of(tmp_path / "here")
+    assert pool.submit(counting.structure_of, tmp_path / "there").result() == expected
 
 
 def test_a_damaged_row_is_computed_anew_and_never_returned(counter):

@@ -24,7 +24,6 @@ PROMPTS = [
 def make_model(architecture, n_layers=4, **settings):
     """Make a random model of an architecture, 16 wide, from its configuration."""
     import torch
-    import transformers
 
     common = {
         "vocab_size": 64,
@@ -37,7 +36,26 @@ def make_model(architecture, n_layers=4, **settings):
         "eos_token_id": 5,
         "pad_token_id": 0,
     }
-    configs = {
+    config_class, model_class, extra = _configs(n_layers)[architecture]
+    known = config_class().to_dict().keys() | set(config_class.attribute_map)
+    arguments = {k: v for k, v in {**common, **extra, **settings}.items() if k in known}
+    torch.manual_seed(0)
+    model = model_class(config_class(**arguments))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    return model.train(False)
+
+
+def architectures():
+    """Name the architectures that there is a model of."""
+    return list(_configs(4))
+
+
+def _configs(n_layers):
+    import transformers
+
+    return {
         "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
         "qwen2": (
             transformers.Qwen2Config,
@@ -47,6 +65,11 @@ def make_model(architecture, n_layers=4, **settings):
         "gemma2": (
             transformers.Gemma2Config,
             transformers.Gemma2ForCausalLM,
+            {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4},
+        ),
+        "gemma3": (
+            transformers.Gemma3TextConfig,
+            transformers.Gemma3ForCausalLM,
             {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4},
         ),
         "gpt2": (
@@ -64,6 +87,19 @@ def make_model(architecture, n_layers=4, **settings):
         "mpt": (transformers.MptConfig, transformers.MptForCausalLM, {"expansion_ratio": 2}),
         "bloom": (transformers.BloomConfig, transformers.BloomForCausalLM, {}),
         "phi3": (transformers.Phi3Config, transformers.Phi3ForCausalLM, {"sliding_window": 4}),
+        "phi3_longrope": (  # other rotary frequencies in batches that are longer than 32 tokens
+            transformers.Phi3Config,
+            transformers.Phi3ForCausalLM,
+            {
+                "original_max_position_embeddings": 32,
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 10_000.0,
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [4.0, 8.0, 16.0, 32.0],
+                },
+            },
+        ),
         "gpt_neo": (
             transformers.GPTNeoConfig,
             transformers.GPTNeoForCausalLM,
@@ -132,12 +168,3 @@ def make_model(architecture, n_layers=4, **settings):
             },
         ),
     }
-    config_class, model_class, extra = configs[architecture]
-    known = config_class().to_dict().keys() | set(config_class.attribute_map)
-    arguments = {k: v for k, v in {**common, **extra, **settings}.items() if k in known}
-    torch.manual_seed(0)
-    model = model_class(config_class(**arguments))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model.train(False)
