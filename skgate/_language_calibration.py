@@ -369,7 +369,7 @@ class LanguageCalibrationMixin:
         named = [name or "" for name in names]
         return np.array([*named, None], dtype=object)[log_likelihood.argmax(axis=1)]
 
-    def _warn_unseen(self, detected: Languages) -> None:
+    def _warn_unseen(self, detected: Languages, stacklevel: int = 4) -> None:
         """Warn if many prompts are, most probably, in a language never seen."""
         unseen = [language is None for language in detected]
         if sum(unseen) > _UNSEEN_SHARE * len(unseen):
@@ -378,7 +378,7 @@ class LanguageCalibrationMixin:
                 f"({self.languages_.tolist()}): the pooled source's boundary is used for them, "
                 "which may lie far off. Calibrate their language with partial_fit.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
 
     def _add(self, X: Floats, labels: Rows | None, language: Languages | None) -> list[str | None]:

@@ -91,7 +91,7 @@ class Router:
     def warn_unseen(self) -> None:
         """Warn if many prompts were in languages that the gate can't tell."""
         if self._languages is None and self._gate._detects():
-            self._gate._warn_unseen(self._found)
+            self._gate._warn_unseen(self._found, stacklevel=5)
 
     def decisions(self) -> pd.DataFrame:
         """Report what was decided: one row per prompt."""

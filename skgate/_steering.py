@@ -350,7 +350,13 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         self._validate_params()
         parts = self._fitted()
         items, languages = _split(parts, prompts, language)
-        replies, router = self._answer(parts, items, languages, self._options(generate_kwargs))
+        replies, router = self._answer(
+            parts,
+            items,
+            languages,
+            self._options(generate_kwargs),
+            decisions_count=return_decisions,
+        )
         found = [texts[0] for texts in replies] if len(replies[0]) == 1 else replies
         return (found, router.decisions()) if return_decisions else found
 
@@ -610,6 +616,8 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         prompts: list[Prompt],
         languages: Rows | None,
         options: dict[str, Any],
+        *,
+        decisions_count: bool = False,
     ) -> tuple[Replies, Router]:
         """Steered replies, and the router that knows what was decided."""
         layer, direction = self._layer(parts), parts.gate.direction_
@@ -618,7 +626,8 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
         if languages is not None:
             parts.gate._check_known(languages)
         replies = self._generate(parts, prompts, layer, direction, router.route, options)
-        router.warn_unseen()
+        if decisions_count or self.on_harmful or self.on_harmless:
+            router.warn_unseen()
         return replies, router
 
     def _generate(

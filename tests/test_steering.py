@@ -916,6 +916,21 @@ def test_languages_that_the_gate_detects_are_decided_by_and_reported(wrapper):
     assert decisions["language"][certain].tolist() == expected[certain].tolist()
 
 
+def test_strangers_are_told_of_where_decisions_count(wrapper, monkeypatch):
+    gate = wrapper.gate_[-1].set_params(unknown_language="detect")
+    monkeypatch.setattr(
+        LatentGate, "_detected_languages", lambda _, rows: np.full(len(rows), None, dtype=object)
+    )
+    assert gate._detects()
+    watching = wrapper.set_params(on_harmful=None, on_harmless=None)
+    watching.generate(MIXED)  # as a plain model
+    with pytest.warns(UserWarning, match="5 of 5 prompts look like no language") as found:
+        watching.generate(MIXED, return_decisions=True)
+    assert found[0].filename == __file__
+    with pytest.warns(UserWarning, match="5 of 5 prompts look like no language"):
+        wrapper.set_params(on_harmful="add").generate(MIXED)
+
+
 def test_select_layer_ablates_one_layer_at_a_time(wrapper, model, tokenizer):
     wrapper.set_params(judge=Words("then"))
     table = wrapper.select_layer(PROMPTS, Y, PROMPTS[20:], language=LANGUAGE)
