@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -192,6 +193,14 @@ def _sample(model: _Model, none_harmful: bool) -> _Sample:
         covariance += floor
         if power == 1 and n_rounds >= _FEWEST_ROUNDS:
             break
+    else:
+        warnings.warn(
+            f"What the {len(model.scores)} unlabelled prompts say of their language's boundary was "
+            "not found exactly: it may lie off. Expected prompts of one language; check it with "
+            "labelled ones.",
+            UserWarning,
+            stacklevel=2,
+        )
     return _Sample(evidence, mean, covariance)
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shifted import SOURCES, D, draw, draw_sources, place, pooled_gate
 
-from skgate import LatentGate
+from skgate import LatentGate, _unlabelled
 from skgate._language_shift import LanguagePrior, ScoreStatistics
 from skgate._routing import gate_version
 from skgate._suggestion import suggest_rows
@@ -599,3 +599,10 @@ def test_adapting_to_a_far_language_does_not_hang_on_the_draws(
     deviation = np.mean([one.deviation for one in found])
     assert np.ptp(boundaries) < deviation / 4
     assert abs(boundaries.mean() - shift) < 3 * deviation
+
+
+def test_draws_that_never_settle_are_told_of(gate, monkeypatch):
+    monkeypatch.setattr(_unlabelled, "_MOST_ROUNDS", 3)
+    X, _ = draw(np.random.default_rng(33), 20)
+    with pytest.warns(UserWarning, match="40 unlabelled prompts .* was not found exactly"):
+        deepcopy(gate).adapt(X, language="sw")
