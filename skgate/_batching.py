@@ -47,3 +47,24 @@ def length_batches(
             batches.append([])
         batches[-1].append(i)
     return batches
+
+
+def widest_pair(lengths: Sequence[int], boundaries: Collection[int] = ()) -> tuple[int, int]:
+    """Find the longest and the shortest of prompts that may be in one batch.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Tokens of each prompt.
+    boundaries : collection of int, default=()
+        As in :func:`length_batches`.
+
+    Returns
+    -------
+    pair : (int, int)
+        Indices into ``lengths``: those that differ the most.
+    """
+    # Without a budget there are batches only where prompts must not be in one.
+    batches = length_batches(lengths, sys.maxsize, boundaries=boundaries)
+    widest = max(batches, key=lambda batch: lengths[batch[0]] - lengths[batch[-1]])
+    return widest[0], widest[-1]

@@ -83,6 +83,8 @@ class Calibration:
         Where the boundary lies on the source readout's score, with a probability of 90 %.
     none_harmful : float
         Probability that none of the unlabelled prompts is harmful; 0 without any.
+    settled : bool
+        Whether what the unlabelled prompts say was found exactly.
     moved : bool
         Whether what was seen of the language could move its boundary.
     """
@@ -91,6 +93,7 @@ class Calibration:
     scale: float = 1.0
     interval: tuple[float, float] = (np.nan, np.nan)
     none_harmful: float = 0.0
+    settled: bool = True
     moved: bool = True
 
 
@@ -153,7 +156,11 @@ class Calibrator:
                 return Calibration(self.zero_shot)
             return self._from_shift(prior, prior.update(statistics))
         adapted = adapt(prior, statistics, evidence.unlabelled)
-        return replace(self._from_shift(prior, adapted.shift), none_harmful=adapted.none_harmful)
+        return replace(
+            self._from_shift(prior, adapted.shift),
+            none_harmful=adapted.none_harmful,
+            settled=adapted.settled,
+        )
 
     def _from_shift(self, prior: LanguagePrior, shift: LanguageShift) -> Calibration:
         """Log-odds of two normal distributions, averaged over the boundary's uncertainty.

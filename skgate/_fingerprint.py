@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-_CHUNK = 4096  # words per checksummed row
+# 8-byte words per checksummed row. Odd: sums are modulo 2**64, where the highest bits, signs, of an
+# even number of words cancel, and matrices repeat after even numbers of them.
+_CHUNK = 4095
 # Attributes that decide nothing, or that the first forward pass sets.
 _NO_SETTINGS = {
     "training",
@@ -190,24 +192,17 @@ def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
             yield tensor.detach()
 
 
-def _checksums(
-    tensor: torch.Tensor, word: torch.dtype | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums of the tensor's bits along the rows and the columns of a (-1, 4096) array of words.
-
-    Modulo 2**64, where the highest bits of an even number of words cancel. Those of 8-byte numbers
-    are their signs, so they are summed in halves.
-    """
-    word = word or (torch.int32 if tensor.element_size() >= 8 else torch.int64)
+def _checksums(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of the tensor's bits along the rows and the columns of an array of words."""
     octets = tensor.contiguous().reshape(-1).view(torch.uint8)
     if octets.storage_offset() % 8:
         octets = octets.clone()
     spare = -octets.numel() % (8 * _CHUNK)
     if spare and octets.numel() > 8 * _CHUNK:
         main = octets.numel() - octets.numel() % (8 * _CHUNK)
-        head, tail = _checksums(octets[:main], word), _checksums(octets[main:], word)
+        head, tail = _checksums(octets[:main]), _checksums(octets[main:])
         return torch.cat([head[0], tail[0]]), torch.cat([head[1], tail[1]])
     if spare:
         octets = torch.cat([octets, octets.new_zeros(spare)])
-    words = octets.view(word).view(-1, _CHUNK)
-    return words.sum(0, dtype=torch.int64), words.sum(1, dtype=torch.int64)
+    words = octets.view(torch.int64).view(-1, _CHUNK)
+    return words.sum(0), words.sum(1)

@@ -353,7 +353,8 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
             than the gate's, or a label or ``classes`` is not among ``classes_``.
         """
         if not hasattr(self, "classes_"):
-            check_labels(classes, np.unique(y), "classes")
+            if classes is not None:
+                check_labels(classes, np.unique(y), "classes")
             return self.fit(X, y, language=language, sample_weight=sample_weight)
         X, y, language, weight = self._check_rows(X, y, language, sample_weight, reset=False)
         check_labels(classes, self.classes_, "classes")

@@ -37,8 +37,9 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        estimator.__dict__.clear()
         estimator.__dict__.update(before)
+        for name in set(estimator.__dict__) - set(before):
+            del estimator.__dict__[name]
         raise
 
 
@@ -100,7 +101,8 @@ class LanguageCalibrationMixin:
         Warns
         -----
         UserWarning
-            If nothing says that any of a language's prompts is harmful.
+            If nothing says that any of a language's prompts is harmful, or what they say was not
+            found exactly, as when they fit no two classes.
         """
         check_is_fitted(self)
         self._prior()
@@ -108,6 +110,14 @@ class LanguageCalibrationMixin:
         with all_or_nothing(self):
             for name in self._add(X, None, language):
                 probability = self._calibrations[name].none_harmful
+                if not self._calibrations[name].settled:
+                    warnings.warn(
+                        f"What the unlabelled prompts of language {name!r} say of its boundary was "
+                        "not found exactly: it may lie off. Expected prompts of one language; "
+                        "check the boundary with labelled ones.",
+                        UserWarning,
+                        stacklevel=2,
+                    )
                 if probability > 0.5:
                     warnings.warn(
                         f"With a probability of {probability:.0%}, none of the unlabelled prompts "

@@ -28,11 +28,12 @@ def length_boundaries(config: Any) -> set[int]:
         Empty for most models. A batch takes the frequencies of its longest prompt, so a prompt of
         up to so many tokens must not be in one with a longer prompt.
     """
-    return {
-        int(group["original_max_position_embeddings"])
-        for group in _groups(config)
-        if _rope_type(group) == "longrope" and group.get("original_max_position_embeddings")
+    name = "original_max_position_embeddings"
+    elsewhere = getattr(config.get_text_config(), name, None)  # before transformers 5
+    stated = {
+        group.get(name, elsewhere) for group in _groups(config) if _rope_type(group) == "longrope"
     }
+    return {int(boundary) for boundary in stated if boundary}
 
 
 def is_rewritten(module: nn.Module, name: str) -> bool:

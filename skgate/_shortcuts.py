@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ._batching import length_batches
+from ._batching import widest_pair
 from ._forward import PLAIN, Shortcuts, read_batch
 from ._prefix import compute_prefix, is_worthwhile, reason_against, shared_length
 from ._rope import length_boundaries
@@ -117,10 +116,8 @@ class _Trial:
         self.language_model = language_model
         self.layers = layers
         boundaries = length_boundaries(language_model.backbone.config)
-        # without a budget there are batches only where prompts must not be in one
-        batches = length_batches([len(r.ids) for r in requests], sys.maxsize, boundaries=boundaries)
-        pairs = [[requests[batch[0]], requests[batch[-1]]] for batch in batches]
-        self.pair = max(pairs, key=lambda pair: len(pair[0].ids) - len(pair[1].ids))
+        pair = widest_pair([len(request.ids) for request in requests], boundaries)
+        self.pair = [requests[i] for i in pair]
 
     def settle(self, make: Callable[[], Shortcuts], *names: str) -> str:
         """Make shortcuts and try them unless that was done before; the reason against, or ""."""

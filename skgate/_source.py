@@ -143,7 +143,7 @@ def learn_source(
             f"direction within them: {cosine:.2f}). Expected equal shares: balance "
             "them by sample_weight, or leave rows out.",
             UserWarning,
-            stacklevel=2,
+            stacklevel=5,
         )
     found = [direction_between(*of_language) for of_language in zip(sums, weights, strict=True)]
     units = np.stack([unit for unit in found if unit is not None] or [pooled])

@@ -20,7 +20,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from ._batching import length_batches
+from ._batching import length_batches, widest_pair
 from ._compat import HasMethods, Interval, StrOptions, _fit_context
 from ._gated_model import GatedModel, assemble, take_apart
 from ._generation import check_decoding, check_own_inputs, find_option, generate_batch
@@ -656,11 +656,11 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
             ) as progress,
             eval_mode(language_model.backbone),
         ):
-            long, short = (requests[lengths.index(pick(lengths))] for pick in (max, min))
+            boundaries = length_boundaries(language_model.backbone.config)
+            long, short = (requests[i] for i in widest_pair(lengths, boundaries))
             padding = len(long.ids) == len(short.ids) or left_padding_is_exact(
                 language_model, layer, long, short, options
             )
-            boundaries = length_boundaries(language_model.backbone.config)
             for batch in length_batches(lengths, budget, padding=padding, boundaries=boundaries):
                 with steer_block(
                     language_model.stack,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ _NONE_HARMFUL = 0.25  # prior probability that no prompt is harmful
 _SHARE = 2.0  # otherwise the harmful prompts' share is from Beta(2, 2)
 _DRAWS, _MAX_SCORES = 4096, 512
 _FEWEST_ROUNDS, _MOST_ROUNDS = 6, 40
+_NEGLIGIBLE = 0.01
 _EFFECTIVE = 400.0  # draws that the weighted ones must be worth
 _PROPOSAL_TAILS = 5.0
 
@@ -37,10 +37,13 @@ class Adaptation(NamedTuple):
         The language.
     none_harmful : float
         Posterior probability that none of the unlabelled prompts is harmful.
+    settled : bool
+        Whether the posterior was found, where it matters.
     """
 
     shift: LanguageShift
     none_harmful: float
+    settled: bool
 
 
 def adapt(prior: LanguagePrior, shots: ScoreStatistics, scores: Floats) -> Adaptation:
@@ -83,7 +86,10 @@ def adapt(prior: LanguagePrior, shots: ScoreStatistics, scores: Floats) -> Adapt
         width=width,
         rows=_WIDTH_ROWS + float(shots.weight.sum()),
     )
-    return Adaptation(shift, float(probability[0]))
+    settled = all(
+        case.settled for p, case in zip(probability, cases, strict=True) if p > _NEGLIGIBLE
+    )
+    return Adaptation(shift, float(probability[0]), settled)
 
 
 def _condense(scores: Floats) -> tuple[Floats, Floats]:
@@ -155,6 +161,7 @@ class _Sample(NamedTuple):
     evidence: float  # log
     mean: Floats
     covariance: Floats
+    settled: bool  # whether enough draws count
 
 
 def _log_t(x: Floats) -> Floats:
@@ -193,15 +200,7 @@ def _sample(model: _Model, none_harmful: bool) -> _Sample:
         covariance += floor
         if power == 1 and n_rounds >= _FEWEST_ROUNDS:
             break
-    else:
-        warnings.warn(
-            f"What the {len(model.scores)} unlabelled prompts say of their language's boundary was "
-            "not found exactly: it may lie off. Expected prompts of one language; check it with "
-            "labelled ones.",
-            UserWarning,
-            stacklevel=2,
-        )
-    return _Sample(evidence, mean, covariance)
+    return _Sample(evidence, mean, covariance, settled=power == 1)
 
 
 def _flattening(log_weight: Floats) -> float:

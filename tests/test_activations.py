@@ -557,6 +557,19 @@ def test_the_weights_fingerprint_sees_signs(dtype, n_rows):
     assert fingerprint_weights(module) == before
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("step", [2, 4, 4096])
+@pytest.mark.parametrize("shape", [(512, 512), (96, 256), (128, 4096)])
+def test_the_weights_fingerprint_sees_the_signs_of_some_columns(dtype, first, step, shape):
+    module = torch.nn.Module()
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    module.weight = torch.nn.Buffer(values)
+    before = fingerprint_weights(module)
+    module.weight[:, first::step].neg_()
+    assert fingerprint_weights(module) != before
+
+
 class Scaled(torch.Tensor):
     """A tensor that is held as two others, as quantized ones are."""
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shifted import SOURCES, D, draw, draw_sources, place, pooled_gate
 
-from skgate import LatentGate, _unlabelled
+from skgate import LatentGate, _calibrator
 from skgate._language_shift import LanguagePrior, ScoreStatistics
 from skgate._routing import gate_version
 from skgate._suggestion import suggest_rows
@@ -602,7 +602,22 @@ def test_adapting_to_a_far_language_does_not_hang_on_the_draws(
 
 
 def test_draws_that_never_settle_are_told_of(gate, monkeypatch):
-    monkeypatch.setattr(_unlabelled, "_MOST_ROUNDS", 3)
+    prior = LanguagePrior(
+        boundary=0.0,
+        gap=4.0,
+        spread=np.ones(2),
+        shift=1.2,
+        squeeze=0.5,
+        squeeze_spread=0.2,
+        log_width=0.0,
+        misfit=0.05,
+    )
+    none, scores = ScoreStatistics(*np.zeros((3, 2))), np.random.default_rng(33).normal(size=50)
+    assert adapt(prior, none, scores).settled
+    astray = adapt(prior._replace(spread=np.full(2, 1e-6)), none, scores)
+    assert not astray.settled
+    monkeypatch.setattr(_calibrator, "adapt", lambda *_: astray._replace(none_harmful=0.0))
     X, _ = draw(np.random.default_rng(33), 20)
-    with pytest.warns(UserWarning, match="40 unlabelled prompts .* was not found exactly"):
+    with pytest.warns(UserWarning, match="language 'sw' say .* was not found exactly") as found:
         deepcopy(gate).adapt(X, language="sw")
+    assert [one.filename for one in found] == [__file__]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tiny import PROMPTS, WORDS, make_model
 from skgate import ActivationTransformer
 from skgate._batching import length_batches
 from skgate._prefix import compute_prefix, shared_length
+from skgate._rope import length_boundaries
 
 CAUSAL = ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox", "gpt_neo", "opt", "mpt", "bloom", "phi3"]
 POSITIONS = ["last", "instruction", "mean", -1, -3]
@@ -316,3 +318,17 @@ def test_a_failure_that_is_no_architectures_is_raised(model, tokenizer, monkeypa
     monkeypatch.setattr(model.model.layers[1].mlp, "forward", broken)
     with pytest.raises(ValueError, match="no memory left"):
         make(model, tokenizer).transform(MANY)
+
+
+def test_the_boundary_of_longrope_in_older_and_newer_configurations():
+    def config(**stated):
+        return SimpleNamespace(**stated, get_text_config=lambda: SimpleNamespace(**stated))
+
+    name = "original_max_position_embeddings"
+    older = config(rope_scaling={"type": "longrope", "long_factor": [2.0]}, **{name: 4096})
+    newer = config(rope_parameters={"rope_type": "longrope", name: 4096})
+    nested = config(rope_parameters={"full": {"rope_type": "longrope", name: 64}, "sliding": {}})
+    assert length_boundaries(older) == length_boundaries(newer) == {4096}
+    assert length_boundaries(nested) == {64}
+    assert length_boundaries(config(rope_scaling=None)) == set()
+    assert length_boundaries(config(rope_parameters={"rope_type": "yarn", name: 4096})) == set()

@@ -26,6 +26,7 @@ from transformers import GenerationConfig
 
 from skgate import ActivationTransformer, LatentGate, SteeringWrapper
 from skgate._calibrator import Calibration
+from skgate._generation import generate_batch
 
 HARMLESS, HARMFUL = ["boil", "stop", "sat"], ["kill", "ran", "away"]
 THINGS = ["egg", "process now", "mat", "there the cat", "who"]
@@ -296,7 +297,9 @@ def test_replies_do_not_depend_on_batches(wrapper):
     assert wrapper.generate(PROMPTS[::-1]) == together[::-1]
 
 
-def test_decisions_do_not_depend_on_neighbours_with_other_rotary_frequencies(tokenizer):
+def test_decisions_do_not_depend_on_neighbours_with_other_rotary_frequencies(
+    tokenizer, monkeypatch
+):
     model = make_telling_model("phi3_longrope", tokenizer)
     wrapper = make_wrapper(model, tokenizer, generate_kwargs={"max_new_tokens": 1})
     wrapper.fit(PROMPTS, Y)
@@ -306,8 +309,14 @@ def test_decisions_do_not_depend_on_neighbours_with_other_rotary_frequencies(tok
         return wrapper.generate(prompts, return_decisions=True)[1]["harm_score"].to_numpy()
 
     alone = np.concatenate([scores([prompt]) for prompt in prompts])
-    np.testing.assert_allclose(scores(prompts[:2]), alone[:2], atol=1e-5)  # finds padding harmless
     np.testing.assert_allclose(scores(prompts), alone, atol=1e-5)
+    sizes = []
+    monkeypatch.setattr(
+        "skgate._steering.generate_batch",
+        lambda model, ids, *args: sizes.append(len(ids)) or generate_batch(model, ids, *args),
+    )
+    scores(prompts)
+    assert sizes == [1, 2]  # the long one alone; padding was found harmless to the others
 
 
 def test_verbose_shows_progress(wrapper, capsys):

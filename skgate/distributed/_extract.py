@@ -98,8 +98,10 @@ def extract(
     ImportError
         If Ray Data is not installed.
     FileExistsError
-        If ``output`` exists, or has appeared when all is written; the message says where the
-        files are then.
+        If ``output`` exists.
+    OSError
+        If the output can't be written, or has appeared when all is written; the message says where
+        the finished files are then.
     TypeError
         If ``dataset`` is something else, or the transformer's model or tokenizer is a live object,
         which can't be sent to an actor.
@@ -141,8 +143,7 @@ def extract(
     """
     ray = _import_ray()
     pickle.dumps(transformer)  # its error says what to do about a live model
-    if isinstance(transformer.store, str | os.PathLike):  # not relative to where a worker starts
-        transformer = clone(transformer).set_params(store=os.path.abspath(transformer.store))
+    transformer = _with_absolute_paths(transformer)
     least, most = _check_concurrency(concurrency)
     folder = _check_output(output)
     rows, n_rows = _open(ray, dataset)
@@ -167,9 +168,12 @@ def extract(
     try:
         incomplete.rename(folder)
     except OSError as error:
-        raise FileExistsError(
-            f"output={str(folder)!r} has appeared in the meantime; the finished files are in "
-            f"{str(incomplete)!r}."
+        raise type(error)(
+            error.errno,
+            f"the finished files can't take the name of output={str(folder)!r} "
+            f"({'it has appeared in the meantime' if folder.exists() else error.strerror}); they "
+            "are in",
+            str(incomplete),
         ) from error
     return folder
 
@@ -183,6 +187,17 @@ def _import_ray() -> Any:
             f'skgate.distributed needs Ray Data ({error}): pip install "skgate[ray]"'
         ) from error
     return ray
+
+
+def _with_absolute_paths(transformer: ActivationTransformer) -> ActivationTransformer:
+    """Replace paths that are relative to where this process, but no worker, may be."""
+    places = {name: getattr(transformer, name) for name in ("model", "tokenizer", "store")}
+    folders = {
+        name: os.path.abspath(place)
+        for name, place in places.items()
+        if isinstance(place, str | os.PathLike) and (name == "store" or os.path.isdir(place))
+    }
+    return clone(transformer).set_params(**folders)
 
 
 def _check_concurrency(concurrency: Any) -> tuple[int, int]:
@@ -238,7 +253,8 @@ def _locate(dataset: str | os.PathLike[str]) -> str:
 def _check_names(location: str) -> None:
     """Keep Ray from leaving out Parquet files by their names, as it does without a word."""
     for path in [Path(location), *Path(location).rglob("[!._]*")]:
-        if path.is_file() and path.suffix != ".parquet" and _is_parquet(path):
+        named = path.name.lower().endswith(".parquet")
+        if path.is_file() and not named and _is_parquet(path):
             raise ValueError(
                 f"dataset={location!r}: Ray would leave out the Parquet file {str(path)!r}; "
                 "expected names that end in .parquet."

@@ -343,7 +343,7 @@ def _find_gate(estimator: Any) -> Any:
     """Find what decides in a Pipeline, a search, a SteeringWrapper or the like."""
     if isinstance(estimator, Pipeline):
         return _find_gate(estimator[-1])
-    for name in ("best_estimator_", "estimator_", "gate_"):
+    for name in ("best_estimator_", "estimator_", "gate_", "gate"):
         if hasattr(estimator, name):
             return _find_gate(getattr(estimator, name))
     if hasattr(estimator, "calibrated_classifiers_"):

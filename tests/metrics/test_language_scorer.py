@@ -23,6 +23,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skgate import LatentGate, SteeringWrapper
 from skgate.metrics import LanguageScorer
 
 SHIFT = {"en": 0.0, "yo": 10.0}
@@ -401,6 +402,8 @@ def test_the_harmful_label_is_that_of_the_gate_inside(rows):
         return recall(estimator, X, y, language=language)
 
     assert always_good(gate.fit(X, y, language=language)) == 0
+    prefit = LatentGate(harmful_label="bad").fit(X, y)
+    assert always_good(SteeringWrapper(prefit, model=object(), tokenizer=object(), layer=0)) == 0
     pipe = make_pipeline("passthrough", clone(gate))
     for outer in (
         GridSearchCV(pipe, {}, cv=2),
