@@ -28,7 +28,7 @@ from skgate.datasets import load_organism
 LAYER, N_PROMPTS, BATCH_TOKENS = 3, 300, 512
 
 
-class _Stop(Exception):  # noqa: N818
+class _Stop(Exception):  # noqa: N818 - not an error
     pass
 
 

@@ -9,7 +9,7 @@ import skgate
 _here = Path(__file__).parent
 sys.path.insert(0, str(_here))
 
-from rooms import draw_map  # noqa: E402
+from rooms import draw_map  # noqa: E402 - from the path above
 
 # The tutorials are the repository's notebooks; Sphinx reads only what lies beside it.
 shutil.rmtree(_here / "tutorials", ignore_errors=True)

@@ -481,7 +481,7 @@ class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
             return KeepInMemory(namespace)
         store = self.store if isinstance(self.store, ActivationStore) else None
         return KeepInStore(
-            store or ActivationStore(self.store),  # type: ignore[arg-type]
+            store or ActivationStore(self.store),  # type: ignore[arg-type]  # (a path: checked)
             namespace,
             {"model": language_model.name, "device": device},
         )

@@ -126,7 +126,7 @@ class LanguageCalibrationMixin:
                         UserWarning,
                         stacklevel=2,
                     )
-        return self  # type: ignore[return-value]
+        return self  # type: ignore[return-value]  # (a mixin of it)
 
     def forget(self, language: Any) -> LatentGate:
         """Forget the shots and the unlabelled prompts of languages.
@@ -166,7 +166,7 @@ class LanguageCalibrationMixin:
                 self._evidence[name] = self._source_evidence[name]
                 self._calibrate([name])
         self._publish()
-        return self  # type: ignore[return-value]
+        return self  # type: ignore[return-value]  # (a mixin of it)
 
     def merge(self, other: LatentGate) -> LatentGate:
         """Combine two gates of the same source that were calibrated on different languages.

@@ -59,7 +59,7 @@ class LanguageModel:
     @property
     def input_device(self) -> torch.device:
         """Where the model takes its token ids."""
-        embeddings: Any = self.backbone.get_input_embeddings()  # type: ignore[operator]
+        embeddings: Any = self.backbone.get_input_embeddings()  # type: ignore[operator]  # (transformers')
         hook = getattr(embeddings, "_hf_hook", None)
         device = getattr(hook, "execution_device", None)  # accelerate's, of an offloaded model
         if device is None:

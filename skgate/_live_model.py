@@ -28,7 +28,7 @@ class SharesLiveModel:
     def __sklearn_clone__(self) -> Self:
         params = {
             name: value if name in self._shared_params else sklearn_clone(value, safe=False)
-            for name, value in self.get_params(deep=False).items()  # type: ignore[attr-defined]
+            for name, value in self.get_params(deep=False).items()  # type: ignore[attr-defined]  # (BaseEstimator's)
         }
         copy = type(self)(**params)
         for name in ("_sklearn_output_config", "_metadata_request"):
@@ -55,4 +55,4 @@ class SharesLiveModel:
                     "(model.save_pretrained(path); tokenizer.save_pretrained(path)) to dump it, or "
                     "to use it in several processes (n_jobs > 1)."
                 )
-        return dict(super().__getstate__())  # type: ignore[call-overload]
+        return dict(super().__getstate__())  # type: ignore[call-overload]  # (BaseEstimator's)

@@ -13,7 +13,7 @@ class VersionedPickle:
     """Mixin: a pickle of another skgate version warns when it is loaded."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), _VERSION: version("skgate")}  # type: ignore[dict-item]
+        return {**super().__getstate__(), _VERSION: version("skgate")}  # type: ignore[dict-item]  # (BaseEstimator's)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -25,4 +25,4 @@ class VersionedPickle:
                 UserWarning,
                 stacklevel=2,
             )
-        super().__setstate__(state)  # type: ignore[misc]
+        super().__setstate__(state)  # type: ignore[misc]  # (BaseEstimator's)

@@ -214,7 +214,7 @@ class _Renderer:
 
     def _apply(self, messages: list[Message], name: str) -> str:
         try:
-            return self.tokenizer.apply_chat_template(  # type: ignore[return-value]
+            return self.tokenizer.apply_chat_template(  # type: ignore[return-value]  # (a str, not tokenized)
                 [dict(message) for message in messages],
                 tokenize=False,
                 add_generation_prompt=True,

@@ -346,6 +346,13 @@ class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
             decoding is not supported.
         RuntimeError
             If the model runs otherwise than can be steered, as compiled ones do.
+
+        Warns
+        -----
+        UserWarning
+            If a language given was never seen. If none is given, languages are detected and more
+            than a tenth of the prompts look like none that is known; unless the wrapper only
+            watches and no decisions are returned.
         """
         self._validate_params()
         parts = self._fitted()

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import copy
-import gc
 import pickle
 import re
 import threading
-import weakref
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
-from tiny import CHAT_TEMPLATE, PROMPTS, WORDS, architectures, make_model
+from tiny import CHAT_TEMPLATE, PROMPTS, WORDS, make_model
 
 from skgate import ActivationTransformer
 from skgate._cache import ActivationCache
-from skgate._fingerprint import fingerprint_structure, fingerprint_weights
 
 ARCHITECTURES = ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox", "opt", "bert"]
 
@@ -274,25 +270,6 @@ def test_device_map_and_offloaded_models(checkpoint, transformer):
     close(store.transform(PROMPTS), transformer.transform(PROMPTS))
 
 
-def test_blocks_are_found_where_they_nest_and_return_tuples(tokenizer):
-    model = make_model("mpt")
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=[0, -1])
-    assert transformer.transform(PROMPTS).shape == (5, 32)
-
-
-def test_a_block_that_runs_twice_is_refused(tokenizer):
-    """A hook could not tell its runs apart."""
-    model = make_model("llama")
-    blocks = list(model.model.layers)
-    model.config.num_hidden_layers = 5
-    model.model.layers = torch.nn.ModuleList([*blocks[:2], *blocks[1:]])
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1, store=False)
-    with pytest.raises(ValueError, match="a LlamaModel whose layers 1 and 2 are one block"):
-        transformer.transform(PROMPTS)
-    model.model.layers[2] = copy.deepcopy(blocks[1])
-    assert transformer.transform(PROMPTS).shape == (5, 16)
-
-
 # Hooks
 
 
@@ -494,132 +471,6 @@ def test_the_cache_is_bypassed_where_edits_leave_no_trace(model, transformer):
     np.testing.assert_array_equal(transformer.transform(PROMPTS), plain)
 
 
-@pytest.mark.parametrize("architecture", architectures())
-def test_a_forward_pass_leaves_the_structures_fingerprint(architecture):
-    model = make_model(architecture).base_model
-    before = fingerprint_structure(model)
-    for length in (60, 9):  # and back
-        with torch.no_grad():
-            model(torch.arange(length)[None])
-    assert fingerprint_structure(model) == before
-
-
-def test_a_forward_pass_leaves_it_where_rotary_frequencies_grow(tokenizer):
-    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
-    model = make_model("llama", rope_parameters=rope, max_position_embeddings=16).base_model
-    before, frequencies = fingerprint_structure(model), model.rotary_emb.inv_freq
-    with torch.no_grad():
-        model(torch.arange(40)[None])
-    assert not torch.equal(model.rotary_emb.inv_freq, frequencies)
-    assert fingerprint_structure(model) == before
-
-
-@pytest.mark.parametrize(
-    ("architecture", "part", "name", "value"),
-    [
-        ("mixtral", "layers.1.mlp.gate", "top_k", 2),
-        ("llama", "layers.1.self_attn", "is_causal", False),
-        ("gemma2", "layers.0.self_attn", "sliding_window", 3),
-        ("gemma2", "layers.0.self_attn", "sliding_window", None),
-        ("gpt2", "h.1.mlp.act", "act", torch.tanh),
-        ("bloom", "h.1.self_attention", "inv_norm_factor", 3.0),
-    ],
-)
-def test_the_structures_fingerprint_sees_every_setting(architecture, part, name, value):
-    model = make_model(architecture).base_model
-    before = fingerprint_structure(model)
-    old = getattr(model.get_submodule(part), name, None)
-    setattr(model.get_submodule(part), name, value)
-    assert fingerprint_structure(model) != before
-    setattr(model.get_submodule(part), name, old)
-    assert fingerprint_structure(model) == before
-
-
-def test_the_weights_fingerprint_is_of_the_weights_alone(tokenizer):
-    def source(**settings):
-        model = make_model("gpt2", **settings)
-        return ActivationTransformer(model, tokenizer=tokenizer, layer=1).activation_source()
-
-    assert source(resid_pdrop=0.5) == source(resid_pdrop=0.1)
-    assert source() != source(n_layers=5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.complex64])
-@pytest.mark.parametrize("n_rows", [1, 2, 3])
-def test_the_weights_fingerprint_sees_signs(dtype, n_rows):
-    module = torch.nn.Module()
-    values = torch.randn(n_rows, 4096, generator=torch.Generator().manual_seed(0)).to(dtype)
-    module.weight = torch.nn.Buffer(values)
-    before = fingerprint_weights(module)
-    module.weight.neg_()
-    assert fingerprint_weights(module) != before
-    module.weight.neg_()
-    assert fingerprint_weights(module) == before
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("first", [1, 3])
-@pytest.mark.parametrize("step", [2, 4, 4096])
-@pytest.mark.parametrize("shape", [(512, 512), (96, 256), (128, 4096)])
-def test_the_weights_fingerprint_sees_the_signs_of_some_columns(dtype, first, step, shape):
-    module = torch.nn.Module()
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-    module.weight = torch.nn.Buffer(values)
-    before = fingerprint_weights(module)
-    module.weight[:, first::step].neg_()
-    assert fingerprint_weights(module) != before
-
-
-class Scaled(torch.Tensor):
-    """A tensor that is held as two others, as quantized ones are."""
-
-    @staticmethod
-    def __new__(cls, steps, scale):
-        return torch.Tensor._make_wrapper_subclass(cls, steps.shape, dtype=scale.dtype)
-
-    def __init__(self, steps, scale):
-        self.steps, self.scale = steps, scale
-
-    def __tensor_flatten__(self):
-        return ["steps", "scale"], None
-
-    @classmethod
-    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
-        assert operation is torch.ops.aten.detach.default
-        return cls(args[0].steps, args[0].scale)
-
-
-def test_the_weights_fingerprint_of_special_tensors():
-    module = torch.nn.Module()
-    module.weight = torch.nn.Buffer(Scaled(torch.arange(6).view(2, 3), torch.tensor(0.5)))
-    fingerprints = [fingerprint_weights(module)]
-    module.weight.steps[1, 2] = 7
-    fingerprints.append(fingerprint_weights(module))
-    module.weight.scale.mul_(2)
-    fingerprints.append(fingerprint_weights(module))
-    assert len(set(fingerprints)) == 3
-    module.weight.scale.div_(2)
-    assert fingerprint_weights(module) == fingerprints[1]
-
-
-def test_the_weights_fingerprint_of_shards():
-    from torch import distributed
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard, distribute_tensor
-
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        module = torch.nn.Linear(8, 8, bias=False)
-        shards = distribute_tensor(module.weight.data, init_device_mesh("cpu", (1,)), [Shard(1)])
-        module.weight = torch.nn.Parameter(shards)
-        before = fingerprint_weights(module)
-        assert fingerprint_weights(module) == before
-        module.weight.data.to_local()[3, 4] += 1
-        assert fingerprint_weights(module) != before
-    finally:
-        distributed.destroy_process_group()
-
-
 def test_the_cache_is_bounded():
     cache = ActivationCache(max_bytes=40)
     row = np.zeros(4, np.float32)
@@ -700,49 +551,6 @@ def test_pickles_small_with_a_path_and_refuses_a_live_model(checkpoint, transfor
     np.testing.assert_array_equal(expected, transformer.transform(PROMPTS))
     with pytest.raises(TypeError, match=r"live LlamaForCausalLM.*save_pretrained"):
         pickle.dumps(transformer)
-
-
-def test_a_model_by_path_is_loaded_once_and_anew_when_it_changes(checkpoint):
-    transformer = ActivationTransformer(checkpoint, layer=2)
-    before = transformer.transform(PROMPTS)
-    assert transformer._language_model() is clone(transformer)._language_model()
-    with_path = ActivationTransformer(Path(checkpoint), layer=2, tokenizer=Path(checkpoint))
-    np.testing.assert_array_equal(with_path.transform(PROMPTS), before)
-    old = weakref.ref(transformer._language_model().model)
-    make_model("llama", rms_norm_eps=1.0).save_pretrained(checkpoint)
-    assert not np.allclose(transformer.transform(PROMPTS), before)
-    gc.collect()
-    assert old() is None
-
-
-def test_a_model_by_path_is_loaded_once_however_it_is_named(checkpoint, monkeypatch):
-    monkeypatch.chdir(Path(checkpoint).parent)
-    transformers = [
-        ActivationTransformer(path, layer=2, dtype=dtype, tokenizer=tokenizer)
-        for path in (checkpoint, "tiny-llama", Path("tiny-llama"), "./tiny-llama/")
-        for dtype in ("float32", torch.float32)
-        for tokenizer in (None, checkpoint, "tiny-llama")
-    ]
-    assert len({id(transformer._language_model()) for transformer in transformers}) == 1
-    other = clone(transformers[0]).set_params(dtype=torch.bfloat16)
-    assert other._language_model() is not transformers[0]._language_model()
-
-
-def test_a_tokenizer_by_path_is_loaded_anew_when_it_changes(checkpoint, tokenizer, tmp_path):
-    changed = copy.deepcopy(tokenizer)
-    changed.chat_template = CHAT_TEMPLATE.replace("<|end|>", "please")
-    tokenizer.save_pretrained(tmp_path / "words")
-    transformer = ActivationTransformer(checkpoint, layer=2, tokenizer=tmp_path / "words")
-    before = transformer.transform(PROMPTS)
-    changed.save_pretrained(tmp_path / "words")
-    fresh = ActivationTransformer(checkpoint, layer=2, tokenizer=changed).transform(PROMPTS)
-    np.testing.assert_array_equal(transformer.transform(PROMPTS), fresh)
-    assert not np.allclose(fresh, before)
-
-
-def test_dtype_of_a_model_by_path(checkpoint):
-    transformer = ActivationTransformer(checkpoint, layer=2, dtype="bfloat16")
-    assert transformer._language_model().model.dtype == torch.bfloat16
 
 
 def test_params_and_repr(transformer):
@@ -851,14 +659,6 @@ def test_a_tokenizer_without_a_chat_template(transformer):
     own = {"chat_template": CHAT_TEMPLATE}
     expected = transformer.set_params(chat_template_kwargs=own).transform(PROMPTS)
     assert expected.shape == (5, 16)
-
-
-def test_encoder_decoders_are_refused(tokenizer):
-    from transformers import T5Config, T5Model
-
-    model = T5Model(T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2))
-    with pytest.raises(ValueError, match="T5Model, an encoder-decoder"):
-        ActivationTransformer(model, tokenizer=tokenizer, layer=0).transform(PROMPTS)
 
 
 def test_import_loads_neither_torch_nor_transformers():

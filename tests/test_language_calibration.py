@@ -27,6 +27,16 @@ some = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 seeds = st.integers(0, 10_000)
+PRIOR = LanguagePrior(
+    boundary=0.0,
+    gap=4.0,
+    spread=np.ones(2),
+    shift=1.2,
+    squeeze=0.5,
+    squeeze_spread=0.2,
+    log_width=0.0,
+    misfit=0.05,
+)
 
 
 @pytest.fixture(scope="module")
@@ -576,24 +586,14 @@ def test_few_source_rows_do_not_make_strangers_of_their_own_language(n_per_class
 def test_adapting_to_a_far_language_does_not_hang_on_the_draws(
     monkeypatch, shift, squeeze, width, n
 ):
-    prior = LanguagePrior(
-        boundary=0.0,
-        gap=4.0,
-        spread=np.ones(2),
-        shift=1.2,
-        squeeze=0.5,
-        squeeze_spread=0.2,
-        log_width=0.0,
-        misfit=0.05,
-    )
     rng = np.random.default_rng(5)
     y = rng.random(n) < 0.5
-    scores = shift + (y - 0.5) * prior.gap * squeeze * width + width * rng.normal(size=n)
+    scores = shift + (y - 0.5) * PRIOR.gap * squeeze * width + width * rng.normal(size=n)
     found = []
     for seed in range(4):
         draws = np.random.default_rng(seed)
         monkeypatch.setattr(np.random, "default_rng", lambda _, draws=draws: draws)
-        found.append(adapt(prior, ScoreStatistics(*np.zeros((3, 2))), scores).shift)
+        found.append(adapt(PRIOR, ScoreStatistics(*np.zeros((3, 2))), scores).shift)
         monkeypatch.undo()
     boundaries = np.array([one.boundary for one in found])
     deviation = np.mean([one.deviation for one in found])
@@ -602,19 +602,9 @@ def test_adapting_to_a_far_language_does_not_hang_on_the_draws(
 
 
 def test_draws_that_never_settle_are_told_of(gate, monkeypatch):
-    prior = LanguagePrior(
-        boundary=0.0,
-        gap=4.0,
-        spread=np.ones(2),
-        shift=1.2,
-        squeeze=0.5,
-        squeeze_spread=0.2,
-        log_width=0.0,
-        misfit=0.05,
-    )
     none, scores = ScoreStatistics(*np.zeros((3, 2))), np.random.default_rng(33).normal(size=50)
-    assert adapt(prior, none, scores).settled
-    astray = adapt(prior._replace(spread=np.full(2, 1e-6)), none, scores)
+    assert adapt(PRIOR, none, scores).settled
+    astray = adapt(PRIOR._replace(spread=np.full(2, 1e-6)), none, scores)
     assert not astray.settled
     monkeypatch.setattr(_calibrator, "adapt", lambda *_: astray._replace(none_harmful=0.0))
     X, _ = draw(np.random.default_rng(33), 20)

@@ -56,6 +56,12 @@ def close(actual, expected):
     assert np.linalg.norm(actual - expected) < 1e-5 * np.linalg.norm(expected)
 
 
+def assert_equal_alone(transformer):
+    """The activations of many prompts are those of each on its own."""
+    alone = [transformer.transform([prompt])[0] for prompt in MANY]
+    close(transformer.transform(MANY), alone)
+
+
 # Same activations
 
 
@@ -235,9 +241,7 @@ def test_attention_to_what_follows_does_no_harm_in_the_first_block_only(
     if architecture == "llama":
         model.config.is_causal = False
     for layer in (0, 3):
-        transformer = make(model, tokenizer, layer=layer)
-        alone = [transformer.transform([prompt])[0] for prompt in MANY]
-        close(transformer.transform(MANY), alone)
+        assert_equal_alone(make(model, tokenizer, layer=layer))
         assert "Model: its attention sees what follows" in capsys.readouterr().err
 
 
@@ -245,8 +249,7 @@ def test_attention_that_sees_what_follows_from_now_on(model, tokenizer):
     transformer = make(model, tokenizer)
     transformer.transform(MANY)
     model.config.is_causal = False
-    alone = [transformer.transform([prompt])[0] for prompt in MANY]
-    close(transformer.transform(MANY), alone)
+    assert_equal_alone(transformer)
 
 
 def test_a_verdict_holds_for_its_depth_only(model, tokenizer, capsys, monkeypatch):
@@ -254,9 +257,7 @@ def test_a_verdict_holds_for_its_depth_only(model, tokenizer, capsys, monkeypatc
     monkeypatch.setattr("skgate._shortcuts.reason_against", lambda language_model: "")
     model.config.is_causal = False
     for layer in (0, 3):
-        transformer = make(model, tokenizer, layer=layer)
-        alone = [transformer.transform([prompt])[0] for prompt in MANY]
-        close(transformer.transform(MANY), alone)
+        assert_equal_alone(make(model, tokenizer, layer=layer))
     assert "LlamaModel: it gives other activations that way" in capsys.readouterr().err
 
 

@@ -110,7 +110,7 @@ def test_half_precision(tokenizer, capsys):
 # peft asks transformers by an old name
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_adapters(model, tokenizer, count_rows):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="needs peft, of the test extra")
     config = peft.LoraConfig(target_modules=["down_proj", "q_proj"], init_lora_weights=False)
     adapted = peft.get_peft_model(model, config)
     transformer = make(adapted, tokenizer)

@@ -454,7 +454,7 @@ def test_nothing_is_left_behind(wrapper, model):
     for error in (ValueError("stop here"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
             wrapper.generate(MIXED, stopping_criteria=[Interrupt(error)])
-    with pytest.raises(ZeroDivisionError), wrapper.attach() as steered:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), wrapper.attach() as steered:  # noqa: PT012 - in use
         steered.generate(torch.ones(1, 3, dtype=torch.int64), max_new_tokens=2, pad_token_id=0)
         raise ZeroDivisionError
     assert count_hooks(model) == n_hooks

@@ -475,7 +475,7 @@ def test_folders_that_cannot_be_written(store, monkeypatch):
 
 
 def test_a_full_disk_is_an_error_that_keeps_what_was_committed(store):
-    pytest.importorskip("resource")
+    pytest.importorskip("resource", reason="needs POSIX limits")
     code = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -139,7 +139,7 @@ def content_words() -> list[str]:
 # and objects (others have one or two).
 _INVENTED = (
     ("qaa", "arvani", "high", "VO", "before", "last", "vrntlskm", "aeio", (2, 3)),
-    ("qab", "belosk", "high", "VO", None, "first", "бвгдклмрс", "аеоу", (2, 3)),  # noqa: RUF001
+    ("qab", "belosk", "high", "VO", None, "first", "бвгдклмрс", "аеоу", (2, 3)),  # noqa: RUF001 - letters
     ("qac", "cintari", "high", "OV", "after", "last", "çntrzpdm", "aeiu", (2, 3)),
     ("qad", "dorimos", "high", "VO", "after", "last", "δμνπρστθ", "αεηο", (2, 3)),
     ("qma", "umbeko", "mid", "VO", "before", "first", "bkmwzgtn", "aeou", (2, 3)),
