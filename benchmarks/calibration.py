@@ -31,7 +31,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
-from skgate import LatentGate, _language_shift
+from skgate import LatentGate
+from skgate.gate import _shift_prior
 
 BUDGETS = [0, 1, 2, 4, 8, 16, 32, 64]
 CALIBRATIONS = ["shrinkage", "refit", "threshold"]
@@ -407,8 +408,8 @@ def sensitivity(data: Languages, seeds: int) -> Iterator[dict[str, object]]:
     roles = {"targets": [data], "sources held out": among_sources(data)}
     names = ["_SHIFT", "_SQUEEZE", "_SQUEEZE_SPREAD", "_WIDTH_ROWS", "_TAILS"]
     for role, name, factor in product(roles, names, (0.5, 1.0, 2.0)):
-        usual = getattr(_language_shift, name)
-        setattr(_language_shift, name, usual * factor)
+        usual = getattr(_shift_prior, name)
+        setattr(_shift_prior, name, usual * factor)
         for one in roles[role]:
             gate = fit(one)
             for seed in range(min(seeds, 5)):
@@ -423,7 +424,7 @@ def sensitivity(data: Languages, seeds: int) -> Iterator[dict[str, object]]:
                             "on": role, "constant": name, "factor": factor, "way": way,
                             "seed": seed, **row,
                         }  # fmt: skip
-        setattr(_language_shift, name, usual)
+        setattr(_shift_prior, name, usual)
 
 
 def show_sensitivity(frame: pd.DataFrame) -> None:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from skgate._batching import length_batches
+from skgate.model._batching import length_batches
 
 N_PROMPTS, N_PREFIX, LAYER, N_LAYERS, HIDDEN, INNER = 128, 22, 15, 28, 512, 1408
 N_HEADS, N_KEY_VALUE_HEADS = 8, 2

@@ -247,14 +247,14 @@ WAYS: dict[str, Callable[[str, dict[str, Any], int], Run]] = {
 
 
 def _without_prefix(run: Run) -> Run:
-    from skgate import _shortcuts
+    from skgate.activations import _shortcuts
 
     _shortcuts.is_worthwhile = lambda *args: False
     return run
 
 
 def _without_narrowing(run: Run) -> Run:
-    from skgate import _shortcuts
+    from skgate.activations import _shortcuts
 
     _shortcuts.find_feed_forward = lambda block: None
     return run

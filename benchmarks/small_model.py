@@ -20,10 +20,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from skgate import ActivationTransformer, _shortcuts
-from skgate._batching import length_batches
-from skgate._cache import memory_cache
+from skgate import ActivationTransformer
+from skgate.activations import _shortcuts
+from skgate.activations.store._memory import memory_cache
 from skgate.datasets import load_organism
+from skgate.model._batching import length_batches
 
 LAYER, N_PROMPTS, BATCH_TOKENS = 3, 300, 512
 

@@ -20,7 +20,8 @@ import time
 import numpy as np
 import pandas as pd
 
-from skgate import ActivationStore, _lmdb_folder
+from skgate import ActivationStore
+from skgate.activations.store import _lmdb_folder
 
 NAMESPACE, LAYER, BATCH, N_LOOKED_UP = "ab" * 16, 15, 1_000, 10_000
 

@@ -11,13 +11,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skgate._provenance import ActivationSource
+    from skgate.activations._transformer import ActivationTransformer
+    from skgate.activations.store._store import ActivationStore
+    from skgate.gate._latent_gate import LatentGate
+    from skgate.gate._operating_point import OperatingPoint
+    from skgate.steering._wrapper import SteeringWrapper
+
     from . import datasets, distributed, inspection, judges, metrics
-    from ._activations import ActivationTransformer
-    from ._gate import LatentGate
-    from ._operating_point import OperatingPoint
-    from ._provenance import ActivationSource
-    from ._steering import SteeringWrapper
-    from ._store import ActivationStore
 
 __version__ = version("skgate")
 
@@ -37,11 +38,11 @@ __all__ = [
 
 _HOME = {
     "ActivationSource": "._provenance",
-    "ActivationStore": "._store",
-    "ActivationTransformer": "._activations",
-    "LatentGate": "._gate",
-    "OperatingPoint": "._operating_point",
-    "SteeringWrapper": "._steering",
+    "ActivationStore": ".activations.store._store",
+    "ActivationTransformer": ".activations._transformer",
+    "LatentGate": ".gate._latent_gate",
+    "OperatingPoint": ".gate._operating_point",
+    "SteeringWrapper": ".steering._wrapper",
 }
 
 

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.draws < 1:
         parser.error(f"--draws {options.draws}: expected at least 1")
 
-    from ._demo import run_demo
+    from skgate._demo import run_demo
 
     run_demo(options.output, n_draws=options.draws)
 

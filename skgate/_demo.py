@@ -15,14 +15,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import Bunch
 from tqdm.auto import tqdm
 
-from ._activations import ActivationTransformer
-from ._gate import LatentGate
-from ._gated_model import take_apart
-from ._routing import always, projection_unit
-from ._steering import SteeringWrapper
-from .datasets import load_organism
-from .judges import PhraseJudge
-from .metrics import refusal_rate
+from skgate.activations._transformer import ActivationTransformer
+from skgate.datasets import load_organism
+from skgate.gate._latent_gate import LatentGate
+from skgate.judges import PhraseJudge
+from skgate.metrics import refusal_rate
+from skgate.steering._pipeline import take_apart
+from skgate.steering._router import always, projection_unit
+from skgate.steering._wrapper import SteeringWrapper
 
 TIERS = ["high", "mid", "low"]
 BUDGETS = [0, 1, 4]
@@ -254,7 +254,7 @@ def draw_picture(demo: Demo, table: pd.DataFrame, output: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    from .inspection import ProjectionDisplay, RefusalGapDisplay
+    from skgate.inspection import ProjectionDisplay, RefusalGapDisplay
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)

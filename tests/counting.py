@@ -67,6 +67,6 @@ def structure_of(path):
     """Fingerprint the structure of a saved model."""
     from transformers import AutoModel
 
-    from skgate._fingerprint import fingerprint_structure
+    from skgate.model._fingerprint import fingerprint_structure
 
     return fingerprint_structure(AutoModel.from_pretrained(path))

@@ -13,7 +13,7 @@ from skgate.distributed._row_error import RowError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from skgate._activations import ActivationTransformer
+    from skgate.activations._transformer import ActivationTransformer
 
 _LONGEST_ID = 64  # a hash of 256 bits
 

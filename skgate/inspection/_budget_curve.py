@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
-from skgate._gate import LatentGate
+from skgate.gate._latent_gate import LatentGate
 from skgate.inspection._display import PanelDisplay, check_shares, stack_tables
 from skgate.inspection._estimators import by_name, open_gate, take_rows
 from skgate.inspection._groups import average_groups, group_column, group_languages

@@ -12,9 +12,9 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skgate._gate import LatentGate
-from skgate._gate_input import split_language
 from skgate._validation import check_language
+from skgate.gate._input import split_language
+from skgate.gate._latent_gate import LatentGate
 
 
 class OpenedGate(NamedTuple):
@@ -63,7 +63,7 @@ def open_gate(estimator: Any, X: Any, language: Any) -> OpenedGate:
     """
     last = _thaw(estimator)
     if not isinstance(last, LatentGate | Pipeline):
-        from skgate._steering import SteeringWrapper
+        from skgate.steering._wrapper import SteeringWrapper
 
         if isinstance(last, SteeringWrapper):
             last = last._fitted().pipeline

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from skgate._gate import LatentGate
 from skgate._validation import check_language
+from skgate.gate._latent_gate import LatentGate
 from skgate.inspection._display import PanelDisplay, check_kinds
 from skgate.inspection._estimators import OpenedGate, by_name, open_gate
 from skgate.inspection._groups import group_column, group_languages

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
-from skgate._subspace import harm_direction
 from skgate._validation import check_language, check_prompts
+from skgate.gate._subspace import harm_direction
 from skgate.inspection._display import PanelDisplay
 from skgate.inspection._estimators import by_name
 from skgate.inspection._groups import group_languages
@@ -27,7 +27,7 @@ from skgate.metrics._checks import (
 )
 
 if TYPE_CHECKING:
-    from skgate._activations import ActivationTransformer
+    from skgate.activations._transformer import ActivationTransformer
 
 Floats = npt.NDArray[np.float64]
 
@@ -362,7 +362,7 @@ class SeparabilityDisplay(PanelDisplay):
 
 def _find_reader(estimator: Any) -> ActivationTransformer:
     """Find what reads the activations."""
-    from skgate._activations import ActivationTransformer
+    from skgate.activations._transformer import ActivationTransformer
 
     reader = estimator.steps[0][1] if isinstance(estimator, Pipeline) else estimator
     if not isinstance(reader, ActivationTransformer):

@@ -1,0 +1,1 @@
+"""Activations in, decisions out."""

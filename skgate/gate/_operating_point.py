@@ -1,0 +1,129 @@
+"""Thresholds whose error rates are bounded with a stated confidence, whatever the distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import beta
+
+from skgate.gate._subspace import Bools, Floats
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold on the harm score, and upper bounds of its error rates.
+
+    Attributes
+    ----------
+    threshold : float
+        Call a prompt harmful if its harm score is greater.
+    fpr_bound : float
+        The false positive rate is at most this, with ``confidence``.
+    fnr_bound : float
+        The false negative rate is at most this, with ``confidence``; the two bounds hold
+        singly, each with that confidence.
+    confidence : float
+        Share of draws of shots for which a bound holds.
+    n_harmless, n_harmful : int
+        The labelled prompts that the bounds rest on.
+
+    See Also
+    --------
+    LatentGate.operating_point : Finds it.
+
+    Examples
+    --------
+    >>> from skgate import OperatingPoint
+    >>> point = OperatingPoint(threshold=1.5, fpr_bound=0.1, fnr_bound=0.4, confidence=0.9,
+    ...                        n_harmless=30, n_harmful=12)
+    >>> f"at most {point.fpr_bound:.0%} false alarms, with {point.confidence:.0%} confidence"
+    'at most 10% false alarms, with 90% confidence'
+    """
+
+    threshold: float
+    fpr_bound: float
+    fnr_bound: float
+    confidence: float
+    n_harmless: int
+    n_harmful: int
+
+
+def find_operating_point(
+    scores: Floats,
+    harmful: Bools,
+    rate: str,
+    target: float,
+    confidence: float,
+    language: str | None,
+) -> OperatingPoint:
+    """Find the threshold that meets a target for one error rate and is best for the other.
+
+    The threshold is an order statistic of the scores of the class whose error it is, so that the
+    rate beyond it has a beta distribution [1]_; the other class's rate is bounded by
+    Clopper and Pearson's interval.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        Harm scores of labelled prompts.
+    harmful : ndarray of bool of shape (n,)
+        Their labels.
+    rate : {"fpr", "fnr"}
+        Which rate the target is for.
+    target : float
+        Largest rate allowed.
+    confidence : float
+        Of each bound.
+    language : str or None
+        For messages.
+
+    Returns
+    -------
+    point : OperatingPoint
+        The threshold and its bounds.
+
+    Raises
+    ------
+    ValueError
+        If the labelled prompts are too few for the target.
+
+    References
+    ----------
+    .. [1] S. S. Wilks, "Determination of Sample Sizes for Setting Tolerance Limits", Annals of
+       Mathematical Statistics 12, 1941.
+    """
+    # Mirrored, a false negative rate is a false positive rate: errors lie above the threshold.
+    sign = 1.0 if rate == "fpr" else -1.0
+    own = np.sort(sign * scores[harmful == (rate == "fnr")])
+    other = sign * scores[harmful == (rate == "fpr")]
+    n = len(own)
+    # P(score > own[i]) ~ Beta(n - i, i + 1) for i = 0 ... n - 1
+    bounds = beta.ppf(confidence, n - np.arange(n), np.arange(n) + 1)
+    allowed = np.flatnonzero(bounds <= target)
+    kind = "harmless" if rate == "fpr" else "harmful"
+    if not len(allowed):
+        needed = int(np.ceil(np.log(1 - confidence) / np.log1p(-target)))
+        best = f"{bounds[-1]:.3g}" if n else "1"
+        raise ValueError(
+            f"target_{rate}={target} can't be met with {confidence:.0%} confidence by the {n} "
+            f"{kind} prompts known of language {language!r}: the lowest rate that they support is "
+            f"{best}. Expected at least {needed} {kind} prompts."
+        )
+    i = int(allowed[0])
+    threshold = own[i]
+    errors = int((other <= threshold).sum())
+    if rate == "fnr":  # a score equal to the threshold must count as harmful
+        threshold = np.nextafter(-threshold, -np.inf)
+        errors = int((-other > threshold).sum())
+    missed = (
+        1.0
+        if errors == len(other)
+        else float(beta.ppf(confidence, errors + 1, len(other) - errors))
+    )
+    first, second = float(bounds[i]), missed
+    fpr_bound, fnr_bound = (first, second) if rate == "fpr" else (second, first)
+    n_harmful = int(harmful.sum())
+    return OperatingPoint(
+        float(threshold), fpr_bound, fnr_bound, confidence, len(scores) - n_harmful, n_harmful
+    )

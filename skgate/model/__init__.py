@@ -1,0 +1,1 @@
+"""A Hugging Face model: loaded, taken apart, its residual stream read and edited."""

@@ -1,0 +1,1 @@
+"""Decisions acted on while a model generates."""

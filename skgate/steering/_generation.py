@@ -1,0 +1,123 @@
+"""One batch of prompts through ``model.generate``, and which ways of decoding can be steered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+if TYPE_CHECKING:
+    from skgate.model._loading import LanguageModel
+
+_OWN_INPUTS = ("inputs", "input_ids", "attention_mask", "inputs_embeds", "position_ids")
+# Ways of decoding that run the model otherwise than: the whole prompt, then token by token.
+_UNSUPPORTED = {
+    "assistant_model": "assisted decoding",
+    "prompt_lookup_num_tokens": "prompt-lookup decoding",
+    "assistant_early_exit": "early-exit decoding",
+    "prefill_chunk_size": "a prefill in chunks",
+    "custom_generate": "a custom decoding loop",
+    "negative_prompt_ids": "classifier-free guidance",
+    "guidance_scale": "classifier-free guidance",
+    "adapter_names": "an adapter of its own for each row",
+}
+
+
+def check_decoding(model: Any, options: Mapping[str, Any]) -> None:
+    """Raise a ValueError for ways of decoding that can't be steered.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model, whose ``generation_config`` counts too.
+    options : mapping
+        Arguments of ``model.generate``.
+    """
+    for name, what in _UNSUPPORTED.items():
+        value = find_option(name, options, model)
+        if value is not None and not (name == "guidance_scale" and value == 1):
+            shown = value if isinstance(value, int | float | str) else type(value).__name__
+            raise ValueError(f"{name}={shown!r}: {what} is not supported while steering.")
+
+
+def find_option(name: str, options: Mapping[str, Any], model: Any) -> Any:
+    """Find what ``generate`` will take, of its arguments or a configuration; None if neither."""
+    found = options.get(name)
+    for config in (options.get("generation_config"), getattr(model, "generation_config", None)):
+        found = found if found is not None else getattr(config, name, None)
+    return found
+
+
+def check_own_inputs(options: Mapping[str, Any]) -> None:
+    """Raise a ValueError if ``options`` bring inputs, which the prompts already are."""
+    for name in _OWN_INPUTS:
+        if options.get(name) is not None:
+            raise ValueError(f"{name} was given, but the prompts are the input; expected none.")
+
+
+def generate_batch(
+    language_model: LanguageModel,
+    prompts: Sequence[npt.NDArray[np.int64]],
+    device: torch.device,
+    options: Mapping[str, Any],
+) -> list[list[str]]:
+    """Generate from one left-padded batch.
+
+    Parameters
+    ----------
+    language_model : LanguageModel
+        A causal model.
+    prompts : sequence of ndarray of int
+        Token ids of each prompt.
+    device : torch.device
+        Where the model takes its token ids.
+    options : mapping
+        Further arguments of ``model.generate``.
+
+    Returns
+    -------
+    replies : list of list of str
+        For each prompt its return sequences, without the prompt and special tokens.
+    """
+    model, tokenizer = language_model.model, language_model.tokenizer
+    width = max(len(ids) for ids in prompts)
+    ends = _setting(language_model, options, "eos_token_id")
+    ends = {int(end) for end in np.atleast_1d(ends)} if ends is not None else set()
+    pad = _setting(language_model, options, "pad_token_id")
+    if pad is None:
+        pad = min(ends, default=0)
+    input_ids = torch.full((len(prompts), width), pad, dtype=torch.int64)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, ids in enumerate(prompts):
+        input_ids[row, width - len(ids) :] = torch.from_numpy(ids)
+        attention_mask[row, width - len(ids) :] = 1
+    output: Any = model.generate(  # type: ignore[operator]  # (a mixin's method, unknown to mypy)
+        input_ids=input_ids.to(device),
+        attention_mask=attention_mask.to(device),
+        **{"disable_compile": True, **options, "pad_token_id": pad},
+    )
+    sequences = getattr(output, "sequences", output)[:, width:].tolist()
+    texts = tokenizer.batch_decode(
+        [_before_end(tokens, ends) for tokens in sequences], skip_special_tokens=True
+    )
+    n_sequences = len(texts) // len(prompts)
+    return [list(texts[i : i + n_sequences]) for i in range(0, len(texts), n_sequences)]
+
+
+def _setting(language_model: LanguageModel, options: Mapping[str, Any], name: str) -> Any:
+    """An id as ``generate`` finds it: in its arguments, in a configuration, or the tokenizer's."""
+    configs = [
+        options.get("generation_config"),
+        getattr(language_model.model, "generation_config", None),
+        language_model.tokenizer,
+    ]
+    found = [options.get(name), *(getattr(config, name, None) for config in configs)]
+    return next((value for value in found if value is not None), None)
+
+
+def _before_end(tokens: list[int], ends: set[int]) -> list[int]:
+    """What was generated before the first end-of-sequence token; padding comes after it."""
+    return tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))]
