@@ -1,21 +1,126 @@
-"""Estimators whose parameters hold a live model: shared, never copied, never pickled."""
+"""What all estimators share: shared live models, versioned pickles, warnings at the caller's line.
+
+scikit-learn's private interface is imported here and nowhere else.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
+import warnings
+from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, ClassVar, Self
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
 
+import joblib
+import sklearn
+from sklearn.base import _fit_context
 from sklearn.base import clone as sklearn_clone
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    Options,
+    StrOptions,
+    validate_params,
+)
+from sklearn.utils.validation import _check_sample_weight
+
+__all__ = [
+    "HasMethods",
+    "Interval",
+    "Options",
+    "SharedModelMixin",
+    "StrOptions",
+    "VersionedPickle",
+    "_check_sample_weight",
+    "_fit_context",
+    "find_stack_level",
+    "set_module",
+    "validate_params",
+]
+
+T = TypeVar("T")
 
 _LIVE = ("model", "tokenizer")
+_VERSION = "_skgate_version"
+_LIBRARIES = tuple(
+    f"{folder}{os.sep}"
+    for folder in (
+        Path(__file__).parent,
+        Path(sklearn.__file__).parent,
+        Path(joblib.__file__).parent,
+        Path(inspect.__file__).parent / "contextlib.py",
+    )
+)
 
 
-class SharesLiveModel:
+def set_module(name: str) -> Callable[[T], T]:
+    """Give a public class or function the module it is imported from, wherever its file lies.
+
+    Pickles then name the public module, and survive files being moved.
+
+    Parameters
+    ----------
+    name : str
+        The public module, such as "skgate".
+
+    Returns
+    -------
+    decorator : callable
+        Sets ``__module__``.
+    """
+
+    def decorate(public: T) -> T:
+        public.__module__ = name
+        return public
+
+    return decorate
+
+
+def find_stack_level() -> int:
+    """Count the frames from the caller of this function up to the first one of a user's.
+
+    Frames of skgate, scikit-learn, joblib and contextlib are passed over.
+
+    Returns
+    -------
+    level : int
+        For ``warnings.warn(..., stacklevel=find_stack_level())``.
+    """
+    frame = inspect.currentframe()
+    level = 0
+    while frame is not None and f"{frame.f_code.co_filename}{os.sep}".startswith(_LIBRARIES):
+        frame = frame.f_back
+        level += 1
+    return max(level, 1)
+
+
+class VersionedPickle:
+    """Mixin: loading a pickle of another skgate version warns."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), _VERSION: version("skgate")}  # type: ignore[dict-item]  # (BaseEstimator's)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        written, running = state.pop(_VERSION, "an unknown version"), version("skgate")
+        if written != running:
+            warnings.warn(
+                f"This {type(self).__name__} was written by skgate {written} and is read by "
+                f"skgate {running}. It may fail or give other results; fit it again to be safe.",
+                UserWarning,
+                stacklevel=find_stack_level(),
+            )
+        super().__setstate__(state)  # type: ignore[misc]  # (BaseEstimator's)
+
+
+class SharedModelMixin:
     """Mixin for estimators with the parameters ``model`` and ``tokenizer``.
 
-    ``clone`` and ``deepcopy`` share a live model and tokenizer; pickling one is an error that
-    says what to do.
+    ``clone`` and ``deepcopy`` share a live model and tokenizer; pickling one raises an error that
+    says what to do instead.
 
     Attributes
     ----------
@@ -31,9 +136,10 @@ class SharesLiveModel:
             for name, value in self.get_params(deep=False).items()  # type: ignore[attr-defined]  # (BaseEstimator's)
         }
         copy = type(self)(**params)
+        # scikit-learn's clone copies these two as well.
         for name in ("_sklearn_output_config", "_metadata_request"):
-            if hasattr(self, name):
-                setattr(copy, name, deepcopy(getattr(self, name)))
+            if name in self.__dict__:
+                copy.__dict__[name] = deepcopy(self.__dict__[name])
         return copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

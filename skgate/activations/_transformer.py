@@ -18,8 +18,7 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from tqdm.auto import tqdm
 
-from skgate._base import SharesLiveModel
-from skgate._compat import HasMethods, Interval, Options, StrOptions, _fit_context
+from skgate._base import HasMethods, Interval, Options, SharedModelMixin, StrOptions, _fit_context
 from skgate._provenance import ActivationSource, remember
 from skgate._validation import Prompt, check_layers, check_prompts
 from skgate.activations._forward import PLAIN, read_batch
@@ -63,7 +62,7 @@ class Request:
         return hashlib.blake2b(text, digest_size=16).digest()
 
 
-class ActivationTransformer(SharesLiveModel, TransformerMixin, BaseEstimator):
+class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
     """Turn prompts into activations of a language model's residual stream.
 
     One truncated forward pass per distinct prompt: the model without its language-model head,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import clone
 
-from skgate._compat import Interval, validate_params
+from skgate._base import Interval, validate_params
 from skgate.activations._transformer import ActivationTransformer
 from skgate.distributed._reader import ActivationReader
 from skgate.distributed._row_error import find_message

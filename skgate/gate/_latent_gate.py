@@ -14,8 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skgate._compat import Interval, StrOptions, _check_sample_weight, _fit_context
-from skgate._persistence import VersionedPickle
+from skgate._base import Interval, StrOptions, VersionedPickle, _check_sample_weight, _fit_context
 from skgate._provenance import ActivationSource, recall
 from skgate._validation import check_language
 from skgate.gate._calibration import Calibration, Calibrator, Evidence

@@ -20,8 +20,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from skgate._base import SharesLiveModel
-from skgate._compat import HasMethods, Interval, StrOptions, _fit_context
+from skgate._base import HasMethods, Interval, SharedModelMixin, StrOptions, _fit_context
 from skgate._validation import check_language, check_layers, check_prompts
 from skgate.model._batching import length_batches, widest_pair
 from skgate.model._residual_stream import Route, eval_mode, steer_block
@@ -51,7 +50,7 @@ Replies = list[list[str]]
 Rows = npt.NDArray[Any]
 
 
-class SteeringWrapper(SharesLiveModel, ClassifierMixin, BaseEstimator):
+class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     """Generate with a language model that refuses what its gate finds harmful.
 
     One ``generate`` call, no second forward pass: at its layer the gate reads the final prompt

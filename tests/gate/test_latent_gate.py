@@ -353,7 +353,7 @@ def test_a_pickle_of_another_version_warns(sources, monkeypatch):
     X, y, language = sources
     gate = pooled_gate().fit(X, y, language=language)
     copy_by_pickle(gate)  # the same version: no warning, which would be an error
-    monkeypatch.setattr("skgate._persistence.version", lambda name: "0.0.1")
+    monkeypatch.setattr("skgate._base.version", lambda name: "0.0.1")
     state = gate.__getstate__()
     monkeypatch.undo()
     with pytest.warns(UserWarning, match=r"written by skgate 0\.0\.1 and is read by"):
