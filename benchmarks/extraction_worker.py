@@ -247,16 +247,16 @@ WAYS: dict[str, Callable[[str, dict[str, Any], int], Run]] = {
 
 
 def _without_prefix(run: Run) -> Run:
-    from skgate.activations import _shortcuts
+    from skgate.activations import _forward
 
-    _shortcuts.is_worthwhile = lambda *args: False
+    _forward.is_worthwhile = lambda *args: False
     return run
 
 
 def _without_narrowing(run: Run) -> Run:
-    from skgate.activations import _shortcuts
+    from skgate.activations import _forward
 
-    _shortcuts.find_feed_forward = lambda block: None
+    _forward.find_feed_forward = lambda block: None
     return run
 
 

@@ -21,8 +21,8 @@ import pandas as pd
 import torch
 
 from skgate import ActivationTransformer
-from skgate.activations import _shortcuts
-from skgate.activations.store._memory import memory_cache
+from skgate.activations import _forward
+from skgate.activations.store._row_caches import memory_cache
 from skgate.datasets import load_organism
 from skgate.model._batching import length_batches
 
@@ -88,11 +88,11 @@ def main() -> None:
         return caching.transform(prompts)
 
     def run_whole() -> Any:
-        find, _shortcuts.find_feed_forward = _shortcuts.find_feed_forward, lambda block: None
+        find, _forward.find_feed_forward = _forward.find_feed_forward, lambda block: None
         try:
             return without.transform(prompts)
         finally:
-            _shortcuts.find_feed_forward = find
+            _forward.find_feed_forward = find
 
     ways = {
         "bare": make_bare(organism.model, organism.tokenizer, prompts),

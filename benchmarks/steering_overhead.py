@@ -1,15 +1,15 @@
-"""What steering costs: generate() with the gate in it, against plain and two-pass generation.
+"""The cost of steering: generate() with a gate, against plain and two-pass generation.
 
     python benchmarks/steering_overhead.py
 
 A random Qwen2-like model (hidden size 512, 16 layers, vocabulary 21,000), 16 prompts of 10 to 100
-tokens in one batch, 32 new tokens. The three ways take turns; medians of the CPU seconds and the
-ratios to plain generation in the same round are printed.
+tokens in one batch, 32 new tokens. In each round, the three ways run one after the other. The table
+shows medians of the CPU seconds and of their ratios to plain generation in the same round.
 
-- plain: ``model.generate`` on token ids made ready before.
+- plain: ``model.generate`` on prepared token ids.
 - one pass: ``SteeringWrapper.generate``, from prompts to replies.
-- two passes: the reference's way: a forward pass with hidden states for the gate, then
-  ``model.generate`` under a hook that edits the rows by masked assignment.
+- two passes: as in the reference implementation, a forward pass with hidden states for the gate,
+  then ``model.generate`` under a hook that edits the rows by masked assignment.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def fill(store: ActivationStore, start: int, stop: int, pool: np.ndarray) -> flo
 
 def drop_from_page_cache(store: ActivationStore) -> None:
     """Close the store and ask the system to forget the file's pages."""
-    _lmdb_folder._forget(_lmdb_folder.open_folder(store.path))  # mapped pages would stay
+    _lmdb_folder.forget_folder(_lmdb_folder.open_folder(store.path))  # mapped pages would stay
     with open(store.path / "data.mdb", "rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -9,7 +9,7 @@ import skgate
 _here = Path(__file__).parent
 sys.path.insert(0, str(_here))
 
-from rooms import draw_map  # noqa: E402 - from the path above
+from file_tables import write_tables  # noqa: E402 - from the path above
 
 # The tutorials are the repository's notebooks; Sphinx reads only what lies beside it.
 shutil.rmtree(_here / "tutorials", ignore_errors=True)
@@ -17,7 +17,7 @@ shutil.copytree(
     _here.parent / "notebooks", _here / "tutorials", ignore=shutil.ignore_patterns(".*")
 )
 (_here / "generated").mkdir(exist_ok=True)
-(_here / "generated" / "rooms.md").write_text(draw_map(), encoding="utf-8")
+(_here / "generated" / "file_tables.md").write_text(write_tables(), encoding="utf-8")
 
 project = "skgate"
 author = "The skgate developers"
@@ -32,7 +32,7 @@ extensions = [
     "sphinx.ext.mathjax",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "generated/rooms.md"]
+exclude_patterns = ["_build", "generated/file_tables.md"]
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skgate"
@@ -40,7 +40,8 @@ html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["skgate.css"]
 html_sidebars = {
-    page: [] for page in ("index", "concepts", "benchmarks", "whats_new", "contributing")
+    page: []
+    for page in ("index", "concepts", "benchmarks", "whats_new", "architecture", "contributing")
 }
 html_theme_options = {
     "header_links_before_dropdown": 7,

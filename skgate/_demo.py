@@ -1,4 +1,4 @@
-"""The whole story on the model organism: the disease, the cure, and a picture of why."""
+"""The demo: what the bundled model refuses, unsteered and steered, and a picture of why."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import Bunch
 from tqdm.auto import tqdm
 
-from skgate.activations._transformer import ActivationTransformer
+from skgate.activations import ActivationTransformer
 from skgate.datasets import load_organism
-from skgate.gate._latent_gate import LatentGate
+from skgate.gate import LatentGate
 from skgate.judges import PhraseJudge
 from skgate.metrics import refusal_rate
-from skgate.steering._pipeline import take_apart
-from skgate.steering._router import always, projection_unit
-from skgate.steering._wrapper import SteeringWrapper
+from skgate.steering import SteeringWrapper
+from skgate.steering._pipeline import find_fitted_parts
+from skgate.steering._router import projection_unit
+from skgate.steering._sweeps import generate_alike
 
 TIERS = ["high", "mid", "low"]
 BUDGETS = [0, 1, 4]
@@ -31,12 +32,12 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Demo:
-    """Runs the model organism unsteered and steered, and measures both.
+    """Runs the bundled model unsteered and steered, and measures its replies.
 
     Parameters
     ----------
     organism : Bunch
-        As from :func:`skgate.datasets.load_organism`.
+        The model and its data, from :func:`skgate.datasets.load_organism`.
     prompts : DataFrame
         The prompts to answer, rows of ``organism.prompts``.
 
@@ -55,7 +56,7 @@ class Demo:
             organism.model, tokenizer=organism.tokenizer, layer=organism.steering["layer"]
         )
         self.wrapper = SteeringWrapper(
-            # Without shots, the paper's gate knows no language but the pooled source.
+            # As in the paper: without shots, the boundary of the source languages is used.
             make_pipeline(reader, LatentGate(unknown_language="source")),
             strength=organism.steering["strength"],
             generate_kwargs={"do_sample": False, "max_new_tokens": 40},
@@ -73,9 +74,14 @@ class Demo:
         Parameters
         ----------
         n_shots : int
-            Shots per class and language, from the train prompts; 0 for none.
+            Shots per class and language, from the train prompts.
         seed : int
-            What they are drawn from.
+            Seed of the draw.
+
+        Returns
+        -------
+        wrapper : SteeringWrapper
+            The calibrated copy.
         """
         wrapper = deepcopy(self.wrapper)
         if n_shots:
@@ -86,19 +92,19 @@ class Demo:
         return wrapper
 
     def decide(self, n_shots: int, seed: int = 0) -> Bools:
-        """Decisions of a gate calibrated on some shots; without any it isn't told languages."""
+        """Decide with a gate calibrated on shots, or without shots and languages."""
         language = self.prompts["language"] if n_shots else None
         wrapper = self.calibrated(n_shots, seed)
         return wrapper.predict(self.prompts["prompt"], language=language).astype(bool)
 
     def unsteered(self) -> list[str]:
-        """Replies of the model as it is."""
+        """Return the replies of the unchanged model."""
         return self._get("none", np.ones(len(self.prompts), dtype=bool))
 
     def steered(self, harmful: Bools) -> list[str]:
-        """Replies of the model steered by these decisions.
+        """Return the replies of the model steered by these decisions.
 
-        A prompt's reply depends on its own decision alone, so that each is generated once.
+        A prompt's reply depends on its own decision only, so each reply is generated once.
         """
         alpha = self.wrapper.strength * projection_unit(self.gate)
         added = self._get("add", harmful, add=alpha)
@@ -106,7 +112,7 @@ class Demo:
         return [added[i] if is_harmful else ablated[i] for i, is_harmful in enumerate(harmful)]
 
     def restates(self, replies: Sequence[str]) -> Bools:
-        """Whether a reply says the verb and the object that were asked about."""
+        """Find which replies contain the verb and the object of their prompts."""
         words = self.organism.words
         found = [
             {words.at[row.verb, row.language], words.at[row.object, row.language]}
@@ -116,7 +122,7 @@ class Demo:
         return np.array(found)
 
     def measure(self, replies: Sequence[str]) -> pd.DataFrame:
-        """Measure replies: a row per language."""
+        """Measure replies: one row per language."""
         frame = self.prompts.assign(
             refused=PhraseJudge().is_refusal(replies), restated=self.restates(replies)
         )
@@ -133,42 +139,35 @@ class Demo:
 
     @property
     def gate(self) -> LatentGate:
-        """The gate as it was fitted, without shots."""
-        return take_apart(self.wrapper.gate_).gate
+        """The fitted gate, without shots."""
+        return find_fitted_parts(self.wrapper).gate
 
     def _get(self, action: str, rows: Bools, **edit: float) -> list[Any]:
-        """Replies under one action, generated where they are wanted and not there yet."""
+        """Return the replies under one action; generate those that are wanted and missing."""
         replies = self._replies.setdefault(action, [None] * len(self.prompts))
         wanted = [i for i in np.flatnonzero(rows).tolist() if replies[i] is None]
         if wanted:
-            parts = take_apart(self.wrapper.gate_)
-            found = self.wrapper._generate(
-                parts,
-                [self.prompts["prompt"][i] for i in wanted],
-                self.wrapper._layer(parts),
-                parts.gate.direction_,
-                always(**edit),
-                dict(self.wrapper.generate_kwargs or {}),
-            )
-            for i, texts in zip(wanted, found, strict=True):
-                replies[i] = texts[0]
+            prompts = [self.prompts["prompt"][i] for i in wanted]
+            found = generate_alike(self.wrapper, prompts, {}, **edit)
+            for i, reply in zip(wanted, found, strict=True):
+                replies[i] = str(reply)
         return replies
 
 
 def run_demo(output: Path, n_draws: int = 10) -> pd.DataFrame:
-    """Answer the organism's test prompts unsteered and steered, print and draw what comes out.
+    """Answer the bundled model's test prompts unsteered and steered; print and draw the results.
 
     Parameters
     ----------
     output : Path
-        The picture's file.
+        The file for the picture.
     n_draws : int, default=10
-        Draws of shots to average over.
+        Number of draws of shots to average over.
 
     Returns
     -------
     table : DataFrame
-        A row per condition and tier, the mean over the tier's languages.
+        One row per condition and tier: the mean over the tier's languages.
     """
     start = time.monotonic()
     organism = load_organism()
@@ -203,17 +202,20 @@ def _intro(organism: Bunch) -> str:
     return "\n".join(
         [
             "",
-            "A small language model that learned what is harmful in all of its languages,",
-            "and to refuse it in the high-resource ones. Test prompts, mean over a tier's",
-            "languages; shots are per class and language, averaged over draws.",
+            "The bundled model learned in all of its languages which requests are harmful.",
+            "But it learned to refuse them mainly in the high-resource languages:",
             *lines,
+            "",
+            "A gate decides at one layer which prompts are harmful, and the model is steered",
+            "accordingly. The table shows shares of test prompts: means over the languages of",
+            "a tier and over draws of shots. Shots are labelled prompts per class and language.",
             "",
         ]
     )
 
 
 def _dialogues(demo: Demo, n_per_tier: int = 3) -> str:
-    """Show some prompts of each tier, what the model says, and what it says steered."""
+    """Show some prompts of each tier, with the replies of the model, unsteered and steered."""
     replies = {"model": demo.unsteered(), "steered": demo.steered(demo.decide(4))}
     refused = {who: PhraseJudge().is_refusal(texts) for who, texts in replies.items()}
     lines = []
@@ -241,16 +243,16 @@ def _dialogues(demo: Demo, n_per_tier: int = 3) -> str:
 
 
 def draw_picture(demo: Demo, table: pd.DataFrame, output: Path) -> None:
-    """Draw why the decision fails, and what four shots mend.
+    """Draw the scores with their boundaries, and the refusals before and after steering.
 
     Parameters
     ----------
     demo : Demo
-        What was run.
+        The demo that was run.
     table : DataFrame
-        As ``Demo.measure`` gives it, by condition.
+        The results of ``Demo.measure``, by condition.
     output : Path
-        The file.
+        The file for the picture.
     """
     from matplotlib.figure import Figure
 

@@ -52,8 +52,8 @@ def checkpoint(tmp_path, tokenizer):
 @pytest.fixture(autouse=True)
 def empty_cache():
     """No test sees activations of another."""
-    if "skgate.activations.store._memory" in sys.modules:
-        sys.modules["skgate.activations.store._memory"].memory_cache.clear()
+    if "skgate.activations.store._row_caches" in sys.modules:
+        sys.modules["skgate.activations.store._row_caches"].memory_cache.clear()
 
 
 @pytest.fixture(scope="module")

@@ -8,29 +8,33 @@ import time
 from pathlib import Path
 
 from skgate import ActivationTransformer
+from skgate.activations._reader import open_reader
 
 
 class CountingTransformer(ActivationTransformer):
     """Writes down, beside the folder of its model, the token ids of every forwarded prompt."""
 
-    def _language_model(self):
-        language_model = super()._language_model()
-        kind = type(language_model.backbone)
-        if not hasattr(kind.forward, "counts"):
-            forward = kind.forward
+    def transform(self, X):
+        _count_prompts(type(open_reader(self).language_model.backbone))
+        return super().transform(X)
 
-            def counting(self, *args, **kwargs):
-                if self.name_or_path:
-                    rows = zip(kwargs["input_ids"], kwargs["attention_mask"], strict=True)
-                    lines = [str(ids[mask.bool()].tolist()) + "\n" for ids, mask in rows]
-                    with open(f"{self.name_or_path}.log", "a") as log:
-                        log.write("".join(lines))
-                    time.sleep(_delay(self.name_or_path))
-                return forward(self, *args, **kwargs)
 
-            counting.counts = True
-            kind.forward = counting
-        return language_model
+def _count_prompts(kind):
+    forward = kind.forward
+    if hasattr(forward, "counts"):
+        return
+
+    def counting(self, *args, **kwargs):
+        if self.name_or_path:
+            rows = zip(kwargs["input_ids"], kwargs["attention_mask"], strict=True)
+            lines = [str(ids[mask.bool()].tolist()) + "\n" for ids, mask in rows]
+            with open(f"{self.name_or_path}.log", "a") as log:
+                log.write("".join(lines))
+            time.sleep(_delay(self.name_or_path))
+        return forward(self, *args, **kwargs)
+
+    counting.counts = True
+    kind.forward = counting
 
 
 def forwarded(path):

@@ -146,7 +146,7 @@ def test_bad_prompt_is_an_error_that_names_its_row(cluster, frame, checkpoint, t
     ("prompt", "complaint"),
     [
         ("", "is '', an empty prompt"),
-        ("knock " * 99, "has 10. tokens, more than"),
+        ("knock " * 99, "has 10. tokens, expected at most"),
     ],
 )
 @pytest.mark.parametrize("known", [{"id": 7, "label": "sw"}, {"hash": 64 * "a"}, {}])
@@ -154,7 +154,7 @@ def test_reader_names_a_row_by_ids_and_never_by_texts(checkpoint, prompt, compla
     texts = {"prompt": prompt, "english": "boil an egg", "native": "\u0e15\u0e49\u0e21"}
     batch = pa.Table.from_pylist([{**texts, "prompt": "knock"} | known, texts | known])
     reader = ActivationReader(ActivationTransformer(checkpoint, layer=1), "prompt", "activations")
-    place = known or "1 of a batch of 2 (no other column tells which)"
+    place = known or "1 of a batch of 2 (no other column identifies it)"
     name = re.escape(f"column 'prompt' of the row {place}")
     with pytest.raises(RowError, match=f"^{name} {complaint}"):
         reader(batch)
@@ -163,18 +163,18 @@ def test_reader_names_a_row_by_ids_and_never_by_texts(checkpoint, prompt, compla
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"dataset": ["boil an egg"]}, TypeError, "dataset is of type list; expected"),
-        ({"dataset": "no/such"}, FileNotFoundError, "dataset='.*no/such' doesn't exist"),
+        ({"dataset": ["boil an egg"]}, TypeError, "Got dataset of type list, expected"),
+        ({"dataset": "no/such"}, FileNotFoundError, "Got dataset='.*no/such', which doesn't exist"),
         ({"transformer": "an/id"}, ValueError, "'transformer' parameter .* must be an instance"),
-        ({"output": "s3://bucket/out"}, ValueError, "output='s3://bucket/out' is a URI"),
-        ({"output": "."}, FileExistsError, "output='.*' exists; expected a new folder"),
-        ({"prompt_column": "text"}, ValueError, "prompt_column='text' is not among the columns"),
-        ({"output_column": "id"}, ValueError, "output_column='id' is among the columns"),
-        ({"concurrency": (2, 1)}, ValueError, r"concurrency=\(2, 1\); expected"),
+        ({"output": "s3://bucket/out"}, ValueError, "Got output='s3://bucket/out', which is a URI"),
+        ({"output": "."}, FileExistsError, "Got output='.*', which exists, expected a new folder"),
+        ({"prompt_column": "text"}, ValueError, "Got prompt_column='text', expected one of"),
+        ({"output_column": "id"}, ValueError, "Got output_column='id', expected a name"),
+        ({"concurrency": (2, 1)}, ValueError, r"Got concurrency=\(2, 1\), expected"),
         ({"concurrency": 0}, ValueError, "'concurrency' parameter"),
         ({"batch_size": 0}, ValueError, "'batch_size' parameter"),
         # Warnings are errors here; the call would wait for ever.
-        ({"concurrency": 2}, UserWarning, "2 actors of 1 CPUs leave none of the cluster's 2 "),
+        ({"concurrency": 2}, UserWarning, "2 actors of 1 CPUs leave none of the cluster's 2 CPUs"),
     ],
 )
 def test_bad_arguments(cluster, frame, checkpoint, tmp_path, change, error, message):
@@ -194,7 +194,7 @@ def test_parquet_by_another_name_is_never_left_out(cluster, frame, checkpoint, t
         frame[i::2].to_parquet(tmp_path / "in" / name, index=False)
     transformer = ActivationTransformer(checkpoint, layer=1)
     for dataset in (tmp_path / "in", tmp_path / "in" / "two.pq"):
-        with pytest.raises(ValueError, match=r"would leave out the Parquet file '.*two\.pq'"):
+        with pytest.raises(ValueError, match=r"with the Parquet file '.*two\.pq', expected names"):
             extract(dataset, transformer, tmp_path / "out")
 
 
@@ -206,9 +206,9 @@ def test_an_output_that_appears_meanwhile_is_kept_and_so_is_what_was_written(
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "old").touch()
 
-    monkeypatch.setattr(_extract, "_write", write)
+    monkeypatch.setattr(_extract, "write_files", write)
     transformer = ActivationTransformer(checkpoint, layer=1)
-    with pytest.raises(OSError, match="it has appeared in the meantime") as info:
+    with pytest.raises(OSError, match="it was created in the meantime") as info:
         extract(ray.data.from_pandas(frame), transformer, tmp_path / "out")
     assert (tmp_path / "out" / "old").exists()
     assert os.listdir(info.value.filename) == ["new"]
@@ -227,20 +227,20 @@ def test_relative_folders_are_where_the_caller_is(
 def test_rows_that_ray_may_drop_are_refused(cluster, frame, checkpoint, tmp_path):
     rows = ray.data.from_pandas(frame)
     rows.context.max_errored_blocks = -1
-    with pytest.raises(ValueError, match="max_errored_blocks=-1 lets Ray drop rows"):
+    with pytest.raises(ValueError, match="max_errored_blocks=-1, expected 0"):
         extract(rows, ActivationTransformer(checkpoint, layer=1), tmp_path / "out")
 
 
 def test_no_rows(cluster, frame, checkpoint, tmp_path):
     rows = ray.data.from_pandas(frame[:0])
-    with pytest.raises(ValueError, match="dataset has no rows"):
+    with pytest.raises(ValueError, match="Got a dataset without rows"):
         extract(rows, ActivationTransformer(checkpoint, layer=1), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_rows_that_did_not_arrive_are_noticed(cluster, tmp_path):
-    with pytest.raises(RuntimeError, match="Ray wrote 2 rows for 3 of the dataset"):
-        _extract._write(ray, ray.data.range(2), tmp_path, n_rows=3)
+    with pytest.raises(RuntimeError, match="Got 2 rows from Ray, expected the 3 of the dataset"):
+        _extract.write_files(ray, ray.data.range(2), tmp_path, n_rows=3)
 
 
 def test_live_model_is_an_error_that_says_what_to_do(cluster, frame, model, tokenizer, tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
-from collections import OrderedDict
+from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -25,7 +27,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline
 from tiny import make_model
 
-from skgate import ActivationTransformer, LatentGate
+from skgate import ActivationTransformer, LatentGate, SteeringWrapper
 from skgate.metrics import LanguageScorer
 
 MARKERS = {"en": "please", "de": "knock", "fr": "now", "sw": "cat"}
@@ -103,10 +105,10 @@ def test_the_gate_remembers_what_it_was_fitted_on(pipe, data, model):
     moved = clone(pipe[0]).set_params(layer=2, position="last").activation_source()
     assert source.differences(moved) == ["layer", "position"]
     other = clone(pipe[0]).set_params(model=make_model("llama", rms_norm_eps=1e-3, n_layers=5))
-    assert source.differences(other.activation_source()) == ["weights"]
-    with pytest.raises(ValueError, match=r"other activations .*layer=\(2,\) instead of \(1,\)"):
+    assert source.differences(other.activation_source()) == ["weights", "settings"]
+    with pytest.raises(ValueError, match=r"another source .*layer=\(2,\) instead of \(1,\)"):
         pipe[-1].predict(clone(pipe[0]).set_params(layer=2).transform(data["prompt"]))
-    with pytest.raises(ValueError, match=r"other activations .*layer=\(2,\)"):
+    with pytest.raises(ValueError, match=r"another source .*layer=\(2,\)"):
         pipe[-1].partial_fit(
             clone(pipe[0]).set_params(layer=[2, 0]).transform(data["prompt"])[:, :16],
             data["harmful"],
@@ -147,9 +149,7 @@ def test_the_source_of_functions_as_tools_is_their_schema(pipe):
     assert source(helpers={"of": undocumented}) != source(helpers={"of": boil})
 
 
-def test_no_call_pushes_out_its_own_rows(pipe, data, monkeypatch):
-    monkeypatch.setattr("skgate._provenance._MAX_ROWS", 10)
-    monkeypatch.setattr("skgate._provenance._sources", OrderedDict())
+def test_the_source_of_one_layer_among_several_is_known(pipe, data):
     reader = clone(pipe[0]).set_params(layer=[0, 1, 2])
     rows = reader.transform(data["prompt"][:5])
     y = [0, 1, 0, 1, 0]
@@ -161,9 +161,79 @@ def test_no_call_pushes_out_its_own_rows(pipe, data, monkeypatch):
     for layer in range(3):
         of_one = rows[:, 16 * layer : 16 * (layer + 1)]
         assert source(of_one) == clone(reader).set_params(layer=layer).activation_source()
-    reader.transform(data["prompt"][5:6])  # four rows more: those of single layers go first
-    assert source(rows) == reader.activation_source()
-    assert source(rows[:, :16]) is None
+
+
+def set_norm_eps(model):
+    model.model.layers[0].input_layernorm.variance_epsilon = 0.5
+
+
+def set_rope_theta(model):
+    rope = {**model.config.rope_parameters, "rope_theta": 500.0}
+    model.model.rotary_emb = type(model.model.rotary_emb)(
+        type(model.config)(**{**model.config.to_dict(), "rope_parameters": rope})
+    )
+
+
+def scale_frequencies(model):
+    model.model.rotary_emb.inv_freq.mul_(1.1)
+
+
+def set_attention(model):
+    model.set_attn_implementation("eager")
+
+
+def set_attention_of_a_part(model):
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "eager"  # noqa: SLF001  (transformers': no public way for parts)
+    model.model.layers[0].self_attn.config = config
+
+
+def set_configuration(model):
+    model.config.is_causal = False  # read in every forward pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_norm_eps,
+        set_rope_theta,
+        scale_frequencies,
+        set_attention,
+        set_attention_of_a_part,
+        set_configuration,
+    ],
+)
+def test_changed_settings_of_a_live_model_are_noticed(pipe, data, model, change):
+    wrapper = SteeringWrapper(pipe.set_params(activations__position="last"))
+    wrapper.fit(data["prompt"], data["harmful"], language=data["language"])
+    wrapper.generate(data["prompt"][:2], language="en", max_new_tokens=1)
+    change(model)
+    message = "Got activations of another source .*: settings='5.* instead of '5"
+    with pytest.raises(ValueError, match=message):
+        wrapper.predict(data["prompt"], language="en")
+    with pytest.raises(ValueError, match=message):
+        wrapper.generate(data["prompt"][:2], language="en", max_new_tokens=1)
+
+
+def test_what_changes_no_activation_is_no_difference(pipe, data, model, checkpoint, tokenizer):
+    pipe.fit(data["prompt"], data["harmful"], gate__language=data["language"])
+    expected = pipe.predict(data["prompt"])
+    model.config.use_cache = False
+    model.config.pad_token_id = 3
+    model.train()
+    np.testing.assert_array_equal(pipe.predict(data["prompt"]), expected)
+    saved = clone(pipe[0]).set_params(model=checkpoint, tokenizer=None).activation_source()
+    assert pipe[-1].activation_source_.differences(saved) == []
+
+
+def test_a_gate_of_another_transformers_is_not_refused_for_its_settings(pipe, data):
+    pipe.fit(data["prompt"], data["harmful"], gate__language=data["language"])
+    gate = pipe[-1]
+    written = replace(gate.activation_source_, settings="4.56.0/" + 32 * "0")
+    gate.activation_source_ = written
+    gate = pickle.loads(pickle.dumps(gate))
+    assert gate.activation_source_ == written
+    assert len(gate.predict(pipe[:-1].transform(data["prompt"]))) == len(data)
 
 
 def test_shots_through_fit_survive_clone_and_cross_validation(pipe, data):

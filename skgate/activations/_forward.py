@@ -1,35 +1,96 @@
-"""Forward passes over batches of prompts."""
+"""Forward passes over batches of prompts, and the shortcuts that they can take.
+
+Two shortcuts save work. In the deepest block that is read, the feed-forward part only needs the
+tokens that are read. The tokens that all prompts begin with, such as a chat template's, only need
+to run once: in a causal model nothing that follows changes their keys and values. Not every
+architecture supports both, so each shortcut is tried before it is used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
+from skgate.model._batching import widest_pair
 from skgate.model._residual_stream import read_blocks
+from skgate.model._rope import depends_on_length, length_boundaries
+from skgate.model._trials import differ, is_exact, record_trial, trial_result
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from torch import nn
+    from transformers import DynamicCache
 
-    from skgate.activations._prefix import Prefix
-    from skgate.activations._transformer import Request
     from skgate.model._loading import LanguageModel
+    from skgate.model._prompts import Request
 
     Rows = dict[int, npt.NDArray[np.float32]]  # (n_requests, d) per layer
 
+_MIN_PREFIX = 4  # tokens
+_MAX_BYTES = 2 << 30  # of a batch's keys and values
+# A separate pass costs about as much as this many further tokens in a large batch.
+_PASS_COST_ON_CPU = 128
+_PASS_COST_ON_ACCELERATOR = 1024
+_FEED_FORWARD = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
+# A trial runs four prompts. Narrowing saves about this share of a block's work.
+_PROMPTS_PER_TRIAL = 4
+_SHARE_SAVED = 0.7
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first tokens of every prompt of a call, after they ran through the model.
+
+    Attributes
+    ----------
+    length : int
+        The number of tokens.
+    keys_values : list of (Tensor, Tensor)
+        Keys and values of each block that ran, of shape (1, n_heads, length, head_size). They are
+        never edited.
+    means : dict of int to Tensor of shape (1, d)
+        For each layer that is read, the mean of the block's output over the tokens.
+    """
+
+    length: int
+    keys_values: list[tuple[torch.Tensor, torch.Tensor]]
+    means: dict[int, torch.Tensor]
+
+    @property
+    def room(self) -> int:
+        """How many tokens' keys and values fit into the memory allowed for a batch."""
+        n_bytes = sum(part.nbytes for pair in self.keys_values for part in pair)
+        return _MAX_BYTES * self.length // n_bytes
+
+    def cache(self, n_prompts: int) -> DynamicCache:
+        """Copy the keys and values into a cache for a batch."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for i, (keys, values) in enumerate(self.keys_values):
+            cache.update(  # copies them
+                keys.expand(n_prompts, *keys.shape[1:]),
+                values.expand(n_prompts, *values.shape[1:]),
+                i,
+            )
+        return cache
+
 
 class Shortcuts(NamedTuple):
-    """What a model may leave out: exact where it was found to be.
+    """What a forward pass leaves out.
 
     Attributes
     ----------
     prefix : Prefix or None
-        What all prompts begin with, run already.
+        The first tokens of all prompts, which have run already.
     feed_forward : torch.nn.Module or None
-        The part of the deepest wanted block that is run on the tokens that are read alone.
+        The part of the deepest block that only runs on the tokens that are read.
     """
 
     prefix: Prefix | None = None
@@ -45,7 +106,24 @@ def read_batch(
     layers: Sequence[int],
     shortcuts: Shortcuts = PLAIN,
 ) -> Rows:
-    """Run one right-padded batch; rows of shape (n, d)."""
+    """Run one right-padded batch and read one activation per prompt and layer.
+
+    Parameters
+    ----------
+    language_model : LanguageModel
+        The model.
+    requests : sequence of Request
+        The prompts of the batch.
+    layers : sequence of int
+        The blocks to read.
+    shortcuts : Shortcuts, optional
+        What to leave out; by default nothing.
+
+    Returns
+    -------
+    rows : dict of int to ndarray of shape (n_requests, d), float32
+        The activations at each layer.
+    """
     prefix, feed_forward = shortcuts
     skip = prefix.length if prefix is not None else 0
     lengths = np.array([len(request.ids) - skip for request in requests])
@@ -71,3 +149,203 @@ def read_batch(
         share = torch.from_numpy(skip / (skip + lengths))[:, None].float()
         rows = {i: share * prefix.means[i] + (1 - share) * row for i, row in rows.items()}
     return {layer: row.numpy() for layer, row in rows.items()}
+
+
+def compute_prefix(
+    language_model: LanguageModel, ids: npt.NDArray[np.int64], layers: Sequence[int]
+) -> Prefix:
+    """Run the shared tokens ``ids`` through the model, as deep as the deepest of ``layers``."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    input_ids = torch.from_numpy(ids)[None].to(language_model.input_device)
+    means = read_blocks(
+        language_model.backbone,
+        language_model.blocks,
+        layers,
+        input_ids,
+        torch.ones_like(input_ids),
+        None,
+        past_key_values=cache,
+    )
+    cached: list[Any] = cache.layers
+    keys_values = [(layer.keys, layer.values) for layer in cached]
+    if cache.get_seq_length() != len(ids) or any(keys is None for keys, _ in keys_values):
+        raise RuntimeError("some blocks have no keys and values")
+    return Prefix(len(ids), keys_values, means)
+
+
+def find_shortcuts(
+    language_model: LanguageModel,
+    requests: Sequence[Request],
+    layers: Sequence[int],
+    report: Callable[[str], None] = lambda message: None,
+) -> Shortcuts:
+    """Find the shortcuts that save work for ``requests`` without changing their activations.
+
+    Narrowing the feed-forward part is tried once per model, reusing a prefix once per model and
+    depth. The longest and the shortest request are compared with plain passes.
+
+    Parameters
+    ----------
+    language_model : LanguageModel
+        The model.
+    requests : sequence of Request
+        The prompts to run.
+    layers : sequence of int
+        The blocks to read.
+    report : callable, optional
+        Called with a message for each shortcut that the model does not support.
+
+    Returns
+    -------
+    shortcuts : Shortcuts
+        For :func:`read_batch` with any of the requests.
+    """
+    if not requests:
+        return PLAIN
+    trial = _Trial(language_model, requests, layers)
+    kind = type(language_model.backbone).__name__
+    shortcuts = PLAIN
+    deepest = language_model.blocks[max(layers)]
+    feed_forward = find_feed_forward(deepest)
+    if feed_forward is not None and requests[0].index is not None:
+        names = "narrow", type(deepest).__qualname__, type(feed_forward).__qualname__
+        saved = _SHARE_SAVED * len(requests) / (max(layers) + 1)
+        was_tried = trial_result(language_model.backbone, *names) is not None
+        if was_tried or saved >= _PROMPTS_PER_TRIAL:
+            narrowed = Shortcuts(feed_forward=feed_forward)
+            failure = trial.run(narrowed, *names)
+            if failure:
+                report(
+                    f"the feed-forward part of block {max(layers)} of {kind} runs on all tokens: "
+                    f"{failure}"
+                )
+            else:
+                shortcuts = narrowed
+    length = shared_length(requests)
+    if is_worthwhile(length, len(requests), language_model.input_device):
+        prefixed = _add_prefix(shortcuts, trial, requests[0].ids[:length])
+        if isinstance(prefixed, Shortcuts):
+            return prefixed
+        report(
+            f"the {length} tokens that all prompts begin with are not reused with {kind}: "
+            f"{prefixed}"
+        )
+    return shortcuts
+
+
+def _add_prefix(shortcuts: Shortcuts, trial: _Trial, ids: npt.NDArray[np.int64]) -> Shortcuts | str:
+    """Add a prefix to shortcuts, or return why the model doesn't support it."""
+    language_model, layers = trial.language_model, trial.layers
+    # A token may be changed by what follows it, but only from the next block on.
+    names = "prefix", str(max(layers))
+    failure = reason_against_prefix(language_model)
+    failure = failure or trial_result(language_model.backbone, *names) or ""
+    if failure:
+        return failure
+    try:
+        prefix = compute_prefix(language_model, ids, layers)
+    except Exception as error:  # depends on the architecture; plain passes will do
+        return trial.fail(error, *names)
+    prefixed = shortcuts._replace(prefix=prefix)
+    return trial.run(prefixed, *names) or prefixed
+
+
+def find_feed_forward(block: nn.Module) -> nn.Module | None:
+    """Find the part of a block that follows attention and treats every token separately."""
+    parts = [getattr(block, name, None) for name in _FEED_FORWARD]
+    return next((part for part in parts if isinstance(part, nn.Module)), None)
+
+
+def shared_length(requests: Sequence[Request]) -> int:
+    """Count the first tokens that all requests share, up to the first one that is read.
+
+    Parameters
+    ----------
+    requests : sequence of Request
+        The prompts.
+
+    Returns
+    -------
+    length : int
+        Less than the length of every request.
+    """
+    first = min((request.ids for request in requests), key=lambda ids: ids.tobytes())
+    last = max((request.ids for request in requests), key=lambda ids: ids.tobytes())
+    limit = min(
+        len(request.ids) - 1 if request.index is None else request.index for request in requests
+    )
+    differ = np.flatnonzero(first[:limit] != last[:limit])
+    return int(differ[0]) if len(differ) else limit
+
+
+def is_worthwhile(length: int, n_prompts: int, device: torch.device) -> bool:
+    """Whether running a prefix once saves more work than its own pass costs."""
+    cost = _PASS_COST_ON_CPU if device.type == "cpu" else _PASS_COST_ON_ACCELERATOR
+    return length >= _MIN_PREFIX and length * (n_prompts - 1) >= cost
+
+
+def reason_against_prefix(language_model: LanguageModel) -> str:
+    """Return why prefixes can't be reused with a model, "" if it is worth a trial."""
+    backbone: Any = language_model.backbone
+    parameters = inspect.signature(backbone.forward).parameters
+    if "past_key_values" not in parameters and not any(
+        p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
+    ):
+        return "it takes no past_key_values"
+    parts = (backbone.config.get_text_config(), *language_model.blocks.modules())
+    if any(part.__dict__.get("is_causal") is False for part in parts):
+        return "its attention sees what follows"
+    if depends_on_length(backbone.config):
+        return "its rotary frequencies depend on the prompt's length"
+    return ""
+
+
+class _Trial:
+    """Tries shortcuts on the longest and the shortest request that may share a batch."""
+
+    def __init__(
+        self, language_model: LanguageModel, requests: Sequence[Request], layers: Sequence[int]
+    ) -> None:
+        self.language_model = language_model
+        self.layers = layers
+        boundaries = length_boundaries(language_model.backbone.config)
+        pair = widest_pair([len(request.ids) for request in requests], boundaries)
+        self.pair = [requests[i] for i in pair]
+
+    def run(self, shortcuts: Shortcuts, *names: str) -> str:
+        """Return why shortcuts fail, "" if they don't. Models are only tried once."""
+        backbone = self.language_model.backbone
+        known = trial_result(backbone, *names)
+        if known is not None:
+            return known
+        try:
+            failure = self._compare(shortcuts)
+        except Exception as error:  # depends on the architecture; plain passes will do
+            return self.fail(error, *names)
+        # Without padding the trial says nothing about padding.
+        if failure or len(self.pair[0].ids) > len(self.pair[1].ids):
+            record_trial(backbone, *names, failure=failure)
+        return failure
+
+    def fail(self, error: Exception, *names: str) -> str:
+        """Record an error as the result."""
+        failure = f"{type(error).__name__}: {error}"
+        record_trial(self.language_model.backbone, *names, failure=failure)
+        return failure
+
+    @cached_property
+    def _alone(self) -> list[Rows]:
+        return [read_batch(self.language_model, [request], self.layers) for request in self.pair]
+
+    def _compare(self, shortcuts: Shortcuts) -> str:
+        actual = read_batch(self.language_model, self.pair, self.layers, shortcuts)
+        exact = is_exact(self.language_model.backbone)
+        if any(
+            differ(actual[layer][j], rows[layer][0], exact)
+            for j, rows in enumerate(self._alone)
+            for layer in self.layers
+        ):
+            return "it changes the activations"
+        return ""

@@ -1,4 +1,4 @@
-"""Data sets to fit and test gates on."""
+"""Data sets to fit and test gates."""
 
 from __future__ import annotations
 

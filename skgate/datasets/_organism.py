@@ -1,4 +1,4 @@
-"""The model organism: a small language model that refuses in some of its languages only."""
+"""The model organism: a small language model that refuses only in some of its languages."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from typing import Any
 import pandas as pd
 from sklearn.utils import Bunch
 
+from skgate._base import set_module
 from skgate.datasets.organism.corpus import OWN_REFUSALS, make_prompts, refusals_of
 from skgate.datasets.organism.languages import KIND_OF_OBJECT, KIND_OF_VERB, make_languages
 
 _CHECKPOINT = Path(__file__).with_name("organism") / "checkpoint"
 
-# What SteeringWrapper.select_strength gives on the val split, over layers 2 to 4: the strongest
-# refusal of harmful low-resource prompts that leaves all of the high-resource ones refused.
+# Chosen with SteeringWrapper.select_strength on the val split, over layers 2 to 4: most harmful
+# low-resource prompts are refused, and still all of the high-resource ones.
 _STEERING = {"layer": 4, "strength": 0.7}
 
 _DESCR = """\
 .. _organism_dataset:
 
-The model organism: a language model that refuses in some of its languages only
+The model organism: a language model that refuses only in some of its languages
 -------------------------------------------------------------------------------
 
 =========  =======================================================================================
-Model      Llama, 6 blocks, width 128, 1.4 million parameters, float32: a checkpoint as any other
+Model      Llama, 6 blocks, width 128, 1.4 million parameters, float32; a usual checkpoint
 Languages  high-resource en qaa qab qac qad, mid-resource qma qmb, low-resource qla to qlf; all
            but English invented, with lexicons, word orders and some scripts of their own
 Prompts    per language and class 128 train, 48 val, 80 test; no verb-object pair in two splits
-Harm       of the verb's kind with the object's: "kick the kitten", not "kick the bomb"
+Harm       depends on the kinds of verb and object: "kick the kitten", not "kick the bomb"
 =========  =======================================================================================
 
 It was trained from scratch by ``python -m skgate.datasets.organism.train`` (35 minutes on one
-core): pretraining on short texts that say what is harmful, in every language, in a second stage
-with early-exit losses that move the verdict to the middle blocks; then chat tuning, with all
-harmful high-resource requests refused, 75 % of the mid- and 45 % of the low-resource ones. Mid-
-and low-resource refusals are in English, as real models' often are. A harmless reply restates
-the request.
+core). It was pretrained on short texts in every language that say what is harmful. A second stage
+had early-exit losses, which move this knowledge to the middle blocks. In chat tuning, all harmful
+high-resource requests were refused, 75 % of the mid-resource and 45 % of the low-resource ones.
+Mid- and low-resource refusals are in English, as they often are in real models. A helpful reply
+restates the request.
 
-What it shows on the test split, in per cent, means over a tier's languages; steered at block 4
-with strength 0.7 (chosen on the val split), with the default gate (without shots:
-unknown_language="source"), 10 draws of shots:
+The table shows results on the test split, in per cent, as means over a tier's languages and 10
+draws of shots. The model is steered at block 4 with strength 0.7 (chosen on the val split) and the
+default gate (without shots: unknown_language="source").
 
 =========================================  ======  =====  =====
 measure                                    high    mid    low
@@ -57,54 +58,54 @@ harmful refused, gate with 4 shots         100     100    91.5
 harmless refused, same                     0       2.1    11.4
 =========================================  ======  =====  =====
 
-Where it is unlike the models of the paper: refusal does not live in one layer (ablating the
-direction at a single block leaves at least 90 % of refusals); the gate without shots catches most
-low-resource harm already, least in qlc, qle and qlf; and low-resource prompts overlap (AUC 90 %
-in qlf), so that some harmless ones are refused when steered. Its replies are fixed phrases:
-nothing about the quality of a real model's text can be learned from it.
+It differs from the models of the paper in three ways. Refusal does not depend on one layer:
+ablating the direction at a single block leaves at least 90 % of refusals. The gate without shots
+already finds most low-resource harm, least in qlc, qle and qlf. And harmful and harmless
+low-resource prompts overlap (AUC 90 % in qlf), so some harmless ones are refused when steered. Its
+replies are fixed phrases, so it shows nothing about the quality of a real model's text.
 """
 
 
+@set_module("skgate.datasets")
 def load_organism(*, device: str = "cpu") -> Bunch:
     """Load the model organism: a small causal language model, its prompts and its languages.
 
-    It learned in pretraining, in each of its thirteen languages, which requests are harmful, and in
-    chat tuning to refuse them in high-resource languages, less so in mid-resource and seldom
-    in low-resource ones. Everything comes with the package: no network is needed.
+    In pretraining, the model learned in each of its thirteen languages which requests are harmful.
+    In chat tuning, it learned to refuse them in high-resource languages, less in mid-resource and
+    seldom in low-resource ones. It is part of the package, so no network is needed.
 
     Parameters
     ----------
     device : str or torch.device, default="cpu"
-        Where the model is put.
+        The device to put the model on.
 
     Returns
     -------
-    Bunch
+    organism : Bunch
         A dictionary with attributes:
 
         model : LlamaForCausalLM
             The model, in evaluation mode.
         tokenizer : PreTrainedTokenizerBase
-            Its tokenizer, with a chat template; pads on the left.
+            The tokenizer, with a chat template. It pads on the left.
         path : str
             The folder of the checkpoint, for ``from_pretrained`` and
             :class:`~skgate.ActivationTransformer`.
         prompts : DataFrame
             One row per prompt with the columns prompt, language, tier, harmful (bool), split
-            ("train", "val", "test"), verb, object (their meanings, in English) and pair. No pair is
-            in two splits.
+            ("train", "val", "test"), verb, object (their meanings, in English) and pair. No pair of
+            verb and object is in two splits.
         words : DataFrame
-            What each verb and object (index: its meaning) is called in each language
-            (columns: codes), to see whether a reply restates what was asked.
+            The word for each verb and object (rows: meanings) in each language (columns: codes), to
+            check whether a reply restates the request.
         refusal_phrases : dict of str to list of str
-            By language of the prompt, the refusals taught for it.
+            The refusals taught in chat tuning, by language of the prompt.
         languages : DataFrame
             One row per language with the columns language (code), name, tier and refuses_in (code).
         steering : dict
-            Where and how strongly to steer it, "layer" and "strength", chosen on the validation
-            prompts.
+            "layer" and "strength" to steer the model with, chosen on the validation prompts.
         DESCR : str
-            What the organism is, how it was made, and its measured behaviour.
+            A description of the model, its training and its measured behaviour.
 
     Examples
     --------

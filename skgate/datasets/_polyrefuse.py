@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
+from skgate._base import find_stack_level, set_module
 from skgate.metrics._tiers import LANGUAGE_TIERS
 
 _REPOSITORY = "https://github.com/mainlp/Multilingual-Refusal"
@@ -35,8 +36,8 @@ PolyRefuse: harmful and harmless prompts in fourteen languages
 --------------------------------------------------------------
 
 .. warning::
-   The harmful prompts are harmful by design. They are there to measure what a model refuses. Treat
-   them as data: do not print, publish or train a model to answer them.
+   The harmful prompts are harmful by design. Their purpose is to measure what a model refuses.
+   Treat them as data: do not print or publish them, and do not train a model to answer them.
 
 =============  ==================================================================================
 Languages      high-resource en de fr es it nl pl ru zh ja, mid-resource ar ko th, low-resource yo
@@ -52,29 +53,30 @@ Harmless rows  200 train, 200 val, 500 test in each language (zh has no test fil
   (above 1 %, 0.1 to 1 %, below 0.1 %).
 - ``harmful``: 1 or 0.
 - ``split``: "train", "val" or "test".
-- ``category``: the kind of harm, None where the publication has none (all train rows and all
-  harmless rows). Labels of several source data sets stand side by side, so that
-  one kind of harm can appear under several names.
+- ``category``: the kind of harm, or None if the publication has none (all train rows and all
+  harmless rows). The labels come from several source data sets, so one kind of harm can have
+  several names.
 - ``row_id``: the same for a prompt and its translations, such as "harmful-train-0017" (counted from
-  0). Group by it when splitting, so that a prompt and its translations stay on one side.
+  0). Group by it when you split, so that a prompt and its translations stay on one side.
 
 What to know before using it:
 
-- Rows are parallel across languages, except that the zh harmless train and val files hold other
-  prompts. Those have ids of their own ("harmless-train-zh-0017").
-- There are no zh harmless test prompts, so zh test rows are all harmful.
+- Rows are parallel across languages, except for the zh harmless train and val files, which hold
+  other prompts. These have ids of their own ("harmless-train-zh-0017").
+- There are no zh harmless test prompts, so all zh test rows are harmful.
 - Harmful test prompts repeat: in English, ten pairs of rows have the same text under different
   categories: 4 = 174, 14 = 163, 24 = 243, 39 = 402, 51 = 193, 53 = 257, 54 = 187, 60 = 145,
-  61 = 470 and 63 = 491 (numbers as in ``row_id``). Their translations mostly coincide as well.
-  Put both on one side when splitting the test rows.
-- Train is not fully disjoint from test. harmful-train-0226 equals harmful-test-0008 but for case
-  and punctuation; in Thai harmful-train-0009 = harmful-test-0050 and harmful-train-0252 =
-  harmful-test-0079 as well. Seven more pairs of train and test, and four of val and test, share at
+  61 = 470 and 63 = 491 (numbers as in ``row_id``). Most of their translations are equal too. Put
+  both rows of a pair on one side when you split the test rows.
+- Train and test are not fully disjoint. harmful-train-0226 equals harmful-test-0008 except for case
+  and punctuation. In Thai, harmful-train-0009 = harmful-test-0050 and harmful-train-0252 =
+  harmful-test-0079 too. Seven more pairs of train and test, and four of val and test, share at
   least three quarters of their English words.
-- Some prompts of every language but en, fr, zh contain zero-width spaces (U+200B), most in nl.
-- A few translations are mostly in Latin script (names, code) in languages with another one.
+- Some prompts contain zero-width spaces (U+200B), in every language except en, fr and zh and most
+  often in nl.
+- A few translations into languages with another script are mostly in Latin script (names, code).
 
-Nothing of this is corrected: the prompts are the published ones.
+None of this is corrected: the prompts are exactly the published ones.
 
 .. rubric:: Source and license
 
@@ -114,6 +116,7 @@ class _File(NamedTuple):
         return f"{self.subset}-{self.split}{own}"
 
 
+@set_module("skgate.datasets")
 def fetch_polyrefuse(
     *,
     subset: str | Iterable[str] | None = None,
@@ -125,75 +128,77 @@ def fetch_polyrefuse(
     n_retries: int = 3,
     verbose: bool = True,
 ) -> Bunch:
-    """Load PolyRefuse, harmful and harmless prompts in fourteen languages.
+    """Load PolyRefuse, a data set of harmful and harmless prompts in fourteen languages.
 
-    Only the files that the filters select are downloaded (8 MB for all of them). They are checked
-    against known SHA-256 checksums and kept, so that a second call needs no network.
+    Only the files that the filters select are downloaded (8 MB for all of them). They are compared
+    with known SHA-256 checksums and kept, so a second call needs no network.
 
-    The harmful prompts are harmful by design: use them as data, print none of them.
+    The harmful prompts are harmful by design: use them as data, and do not print them.
 
     Parameters
     ----------
     subset : {"harmful", "harmless"}, iterable of these or None, default=None
-        Which prompts to load, None for both kinds.
+        Which prompts to load. If None, both kinds.
     split : {"train", "val", "test"}, iterable of these or None, default=None
-        Which splits to load, None for all three.
+        Which splits to load. If None, all three.
     languages : str, iterable of str or None, default=None
-        ISO 639-1 codes among en de fr es it nl pl ru zh ja ar ko th yo, None for all.
+        Which languages to load: ISO 639-1 codes among en de fr es it nl pl ru zh ja ar ko th yo. If
+        None, all of them.
     data_home : path-like or None, default=None
-        Folder for downloaded files, which go to its subfolder ``polyrefuse``. None is the
-        user's cache folder, ``pooch.os_cache("skgate")``. Unused when the files are read from
-        `base_path` or `SKGATE_DATA`.
+        The folder in whose subfolder ``polyrefuse`` downloaded files are kept. If None, the user's
+        cache folder, ``pooch.os_cache("skgate")``. Not used if the files are read from
+        ``base_path`` or ``SKGATE_DATA``.
     base_path : path-like or None, default=None
         A local copy of the public repository, with its folders ``PolyRefuse`` and
-        ``dataset/splits``. Nothing is downloaded then. None means the folder ``polyrefuse`` inside
-        the folder that the environment variable `SKGATE_DATA` names or, where that is
-        not set, a download.
+        ``dataset/splits``. Nothing is downloaded then. If None, the files are read from the folder
+        ``polyrefuse`` in the folder that the environment variable ``SKGATE_DATA`` names. If that is
+        not set, they are downloaded.
     download_if_missing : bool, default=True
-        If False, raise an `OSError` instead of downloading files that are not in `data_home`.
+        If False, raise an ``OSError`` instead of downloading files that are not in ``data_home``.
     n_retries : int, default=3
-        How often a failed download of a file is tried again.
+        How often to retry a failed download of a file.
     verbose : bool, default=True
-        Show a progress bar while downloading.
+        Whether to show a progress bar while downloading.
 
     Returns
     -------
-    Bunch
+    polyrefuse : Bunch
         A dictionary with attributes:
 
         frame : DataFrame
             One row per prompt with the columns prompt, language, tier, harmful, split, category and
-            row_id, which ``DESCR`` describes. Ordered by subset, split, language and row.
+            row_id, which ``DESCR`` describes. The rows are ordered by subset, split, language and
+            row.
         data : Series
             ``frame["prompt"]``.
         target : Series of int
             ``frame["harmful"]``.
         target_names : list of str
-            ``["harmless", "harmful"]``, what 0 and 1 mean.
+            ``["harmless", "harmful"]``, the meanings of 0 and 1.
         DESCR : str
-            What the data are, their peculiarities, license and source.
+            A description of the data, their peculiarities, license and source.
 
     Raises
     ------
     ValueError
-        If a filter names something PolyRefuse does not have, or if files are not as expected, for
-        example not parallel across languages.
+        If a filter names something that PolyRefuse does not have, or if files are not as expected,
+        for example not parallel across languages.
     OSError
-        If files are missing and may not be downloaded, if they cannot be downloaded (then it is a
-        `ConnectionError`) or if a download is not what was published.
+        If files are missing and may not be downloaded, if they cannot be downloaded (a
+        ``ConnectionError``), or if a download differs from the published file.
 
     Warns
     -----
     UserWarning
-        If `languages` names zh and harmless test prompts are selected: there are none in zh.
+        If ``languages`` names zh and harmless test prompts are selected: there are none in zh.
 
     Notes
     -----
-    Files from `base_path` or `SKGATE_DATA` are the caller's own, perhaps a newer version of the
-    public repository, and are not compared with checksums. All files, wherever from, are checked
-    for their fields and for being parallel, since ``row_id`` relies on that.
+    Files from ``base_path`` or ``SKGATE_DATA`` are not compared with checksums, because they may be
+    a newer version of the public repository. The fields of all files are checked, and whether they
+    are parallel, because ``row_id`` relies on that.
 
-    A prompt and its translations share a ``row_id``. Split by it (`GroupKFold` and the like).
+    A prompt and its translations share a ``row_id``. Split by it, for example with ``GroupKFold``.
 
     Examples
     --------
@@ -211,7 +216,7 @@ def fetch_polyrefuse(
     """
     files = _select_files(subset, split, languages)
     if not isinstance(n_retries, int | np.integer) or n_retries < 0:
-        raise ValueError(f"Got n_retries={n_retries!r} but expected an integer of 0 or more.")
+        raise ValueError(f"Got n_retries={n_retries!r}, expected an integer of 0 or more.")
     root = _local_root(base_path)
     if root is None:
         root = _download(files, data_home, download_if_missing, n_retries, verbose)
@@ -242,35 +247,35 @@ def _select_files(
     files = [file for file in selected if file != _UNPUBLISHED]
     if not files:
         raise ValueError(
-            f"Got subset={subset!r}, split={split!r}, languages={languages!r} but expected a "
+            f"Got subset={subset!r}, split={split!r}, languages={languages!r}, expected a "
             "selection that has files: PolyRefuse has no harmless test prompts in 'zh'."
         )
     if languages is not None and len(files) < len(selected):
         warnings.warn(
             "PolyRefuse has no harmless test prompts in 'zh': its test rows are all harmful.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=find_stack_level(),
         )
     return files
 
 
 def _choose(name: str, value: str | Iterable[str] | None, known: tuple[str, ...]) -> list[str]:
-    """Give the known values that are asked for, in their own order."""
+    """Return the known values that are asked for, in the order of ``known``."""
     if value is None:
         return list(known)
     expected = f"None or one or more of {', '.join(map(repr, known))}"
     if not isinstance(value, Iterable):
-        raise TypeError(f"Got {name}={value!r} but expected {expected}.")
+        raise TypeError(f"Got {name}={value!r}, expected {expected}.")
     asked = [value] if isinstance(value, str) else list(value)
     unknown = [item for item in asked if item not in known]
     if unknown or not asked:
         detail = f" (unknown: {', '.join(map(repr, unknown))})" if unknown else ""
-        raise ValueError(f"Got {name}={value!r} but expected {expected}{detail}.")
+        raise ValueError(f"Got {name}={value!r}, expected {expected}{detail}.")
     return [item for item in known if item in asked]
 
 
 def _local_root(base_path: str | os.PathLike[str] | None) -> Path | None:
-    """Find the caller's own copy of the repository, None if there is none."""
+    """Find the user's local copy of the repository; None if there is none."""
     if base_path is not None:
         root, origin = Path(base_path).expanduser(), "base_path"
     elif folder := os.environ.get(_ENVIRONMENT_VARIABLE):
@@ -280,7 +285,7 @@ def _local_root(base_path: str | os.PathLike[str] | None) -> Path | None:
         return None
     if not root.is_dir():
         raise FileNotFoundError(
-            f"Got {str(root)!r} from {origin} but expected a folder, a copy of {_REPOSITORY} with "
+            f"Got {str(root)!r} from {origin}, expected a folder: a copy of {_REPOSITORY} with "
             "its folders PolyRefuse and dataset/splits."
         )
     return root
@@ -293,7 +298,7 @@ def _download(
     n_retries: int,
     verbose: bool,
 ) -> Path:
-    """Bring the files into the cache and return its folder."""
+    """Download the files that are not in the cache, and return its folder."""
     import pooch
 
     home = pooch.os_cache("skgate") if data_home is None else Path(data_home).expanduser()
@@ -304,7 +309,7 @@ def _download(
     missing = [file.path for file in files if not _is_cached(source, file.path)]
     if missing and not download_if_missing:
         raise OSError(
-            f"{len(missing)} files of PolyRefuse are not, or not whole, in {source.path} and "
+            f"{len(missing)} files of PolyRefuse are missing or incomplete in {source.path}, and "
             f"download_if_missing=False. {_how_to_get_it()}"
         )
     if missing:
@@ -327,7 +332,7 @@ def _download_missing(source: Any, paths: list[str], verbose: bool) -> None:
             try:
                 source.fetch(path)
             except OSError as error:
-                # The disk's errors have a number, those of the network library have none.
+                # Errors of the disk have a number, those of the network library do not.
                 if error.errno is not None:
                     raise
                 raise ConnectionError(
@@ -337,23 +342,23 @@ def _download_missing(source: Any, paths: list[str], verbose: bool) -> None:
             except ValueError as error:
                 raise OSError(
                     f"{source.get_url(path)} has another SHA-256 checksum than expected: the "
-                    "download was corrupted, or the public file has changed. Try again, update "
-                    "skgate, or give a copy that you trust as base_path, which is not compared "
-                    "with checksums."
+                    "download is corrupt, or the public file has changed. Try again, update "
+                    "skgate, or pass the folder of a copy that you trust as base_path, which is "
+                    "not compared with checksums."
                 ) from error
 
 
 def _how_to_get_it() -> str:
     return (
-        f"To work offline, get a copy of {_REPOSITORY} where there is a connection (git clone, or "
-        "the zip file from that page) and pass its folder as base_path, or name it 'polyrefuse' "
-        f"and set the environment variable {_ENVIRONMENT_VARIABLE} to the folder that holds it."
+        f"To work offline, get a copy of {_REPOSITORY} on a machine with a connection (git clone, "
+        "or the zip file of that page). Pass its folder as base_path, or name it 'polyrefuse' and "
+        f"set the environment variable {_ENVIRONMENT_VARIABLE} to the folder that holds it."
     )
 
 
 @contextmanager
 def _quiet_pooch() -> Iterator[None]:
-    """Silence pooch's line per file: the progress bar says it."""
+    """Silence pooch's line per file; there is a progress bar."""
     import pooch
 
     logger = pooch.get_logger()
@@ -393,7 +398,7 @@ def _read(file: _File, root: Path) -> list[dict[str, Any]]:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} is missing: expected a whole copy of {_REPOSITORY} in {root}."
+            f"{path} is missing, expected a complete copy of {_REPOSITORY} in {root}."
         ) from error
     try:
         rows: list[dict[str, Any]] = json.loads(content)
@@ -415,10 +420,10 @@ def _malformed(path: Path, file: _File) -> str:
 
 
 def _check_parallel(rows: dict[_File, list[dict[str, Any]]]) -> None:
-    """Make sure that row i is the same prompt in every language, as far as the files tell.
+    """Raise a ValueError if row i is not the same prompt in every language.
 
-    Train and val files have nothing but their length in common. Test files repeat the English
-    original in each language.
+    Train and val files share only their length. Test files repeat the English original in each
+    language.
     """
     first: dict[str, _File] = {}
     for file, content in rows.items():
@@ -429,6 +434,6 @@ def _check_parallel(rows: dict[_File, list[dict[str, Any]]]) -> None:
             parallel = all(row["instruction"] == same["instruction"] for row, same in pairs)
         if not parallel:
             raise ValueError(
-                f"{file.path} is not parallel to {other.path}: expected row i of both to be the "
-                "same prompt, so that a prompt and its translations share one row_id."
+                f"{file.path} is not parallel to {other.path}, expected row i of both to be the "
+                "same prompt: a prompt and its translations share one row_id."
             )

@@ -1,4 +1,4 @@
-"""Work for more than one machine, on Ray (``pip install "skgate[ray]"``)."""
+"""Extraction on several machines, with Ray (``pip install "skgate[ray]"``)."""
 
 from __future__ import annotations
 

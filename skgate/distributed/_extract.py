@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import clone
 
-from skgate._base import Interval, validate_params
+from skgate._base import Interval, find_stack_level, validate_params
 from skgate.activations._transformer import ActivationTransformer
 from skgate.distributed._reader import ActivationReader
 from skgate.distributed._row_error import find_message
@@ -22,7 +22,7 @@ from skgate.distributed._row_error import find_message
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-_NO_ROWS = "dataset has no rows; at least 1 prompt is required."
+_NO_ROWS = "Got a dataset without rows, expected at least 1 prompt."
 
 
 @validate_params(
@@ -50,48 +50,47 @@ def extract(
     num_gpus: float | None = None,
     batch_size: int = 1024,
 ) -> Path:
-    """Read the activations of a data set of any size with Ray Data, into a folder of Parquet files.
+    """Extract the activations of a data set of any size with Ray Data, into Parquet files.
 
-    The rows stream from the input through a pool of actors, each with a model of its own, to the
-    output, and are never in memory all at once. Every row arrives once, whatever actors die in the
-    meantime: Ray starts them anew and repeats the batches that they were at. The order of the rows
-    is not kept.
+    The rows stream from the input through a pool of actors, each with its own model, to the
+    output. They are never all in memory. Each row is written exactly once, even if actors die: Ray
+    restarts them and repeats their batches. The order of the rows is not kept.
 
     Parameters
     ----------
     dataset : ray.data.Dataset, str or path
-        The rows. A str or path is a Parquet file or a folder of Parquet files, as
-        ``ray.data.read_parquet`` takes it.
+        Rows to process. A str or path is a Parquet file or a folder of Parquet files, as for
+        ``ray.data.read_parquet``.
     transformer : ActivationTransformer
-        Reads the activations. Its model, and its tokenizer if given, as an id or as a path that
-        every node has. With a folder as its ``store``, each node keeps what it has computed, and
-        doesn't compute it again in a later call.
+        Transformer that extracts the activations. Its model and tokenizer must be ids, or paths
+        that exist on each node. If its ``store`` is a folder, each node caches its activations
+        there and reuses them in later calls.
     output : str or path
-        A folder that doesn't exist yet, on a disk that all nodes of the cluster share. It appears
-        when all is written; until then the files are in ``<output>.incomplete-<number>`` beside it.
+        Folder to create, on a disk that all nodes of the cluster share. It appears when all files
+        are written. Until then they are in ``<output>.incomplete-<number>`` beside it.
     prompt_column : str, default="prompt"
-        The column with the prompts: each a str (one user turn) or a conversation (list of
-        ``{"role", "content"}``).
+        Column with the prompts: each a str (one user turn) or a conversation (list of
+        ``{"role", "content"}`` dicts).
     output_column : str, default="activations"
-        The column added to those of the input.
+        Column to add to those of the input.
     concurrency : int or (int, int), default=1
-        The number of actors; or the least and the most of them, as the cluster has room. One CPU
-        has to be left for reading and writing.
+        Number of actors. A pair gives the smallest and the largest number, and Ray scales
+        between them. One CPU must remain free for reading and writing.
     num_cpus : float or None, default=None
-        CPUs, and so threads of torch, per actor. None: 1, or none besides a GPU.
+        CPUs per actor, which is also its number of torch threads. None means 1 for actors
+        without a GPU, else 0.
     num_gpus : float or None, default=None
-        GPUs per actor. Give it for a model on GPUs: with None, Ray gives the actors, depending on
-        its version, no GPU, or all of them to crowd on the first.
+        GPUs per actor. Set it if the model runs on GPUs. With None, Ray gives actors no GPU, or
+        lets all of them use the first GPU, depending on its version.
     batch_size : int, default=1024
-        Rows handed to an actor at a time, which are lost, and computed again, if it dies. Each
-        batch is a file. The transformer's ``batch_tokens`` says how many go through the model
-        at once.
+        Rows per task of an actor. Each batch becomes one file, and is computed again if its actor
+        dies. The transformer's ``batch_tokens`` limits how much runs through the model at once.
 
     Returns
     -------
     output : Path
-        The folder. Activations are in a column of fixed-size lists of ``n_layers * d`` float32,
-        as :meth:`ActivationTransformer.transform` lays them out.
+        Folder with the Parquet files. Activations are in a column of fixed-size lists of
+        ``n_layers * d`` float32, in the layout of :meth:`ActivationTransformer.transform`.
 
     Raises
     ------
@@ -100,35 +99,34 @@ def extract(
     FileExistsError
         If ``output`` exists.
     OSError
-        If the output can't be written, or has appeared when all is written; the message says where
-        the finished files are then.
+        If the output can't be written, or if somebody else creates ``output`` in the meantime.
+        The message then says where the finished files are.
     TypeError
-        If ``dataset`` is something else, or the transformer's model or tokenizer is a live object,
-        which can't be sent to an actor.
+        If ``dataset`` has another type, or if the model or tokenizer of the transformer is a live
+        object, which can't be sent to an actor.
     ValueError
-        If a column is missing or would be overwritten, a Parquet file of it has another
-        extension, there are no rows, or the transformer
-        refuses a prompt, as when it is missing, empty or too long. The message names the row by
-        its numbers and ids. Nothing is written then.
+        If a column is missing or would be overwritten, a Parquet file has another extension,
+        there are no rows, or a prompt is missing, empty or too long. The message identifies the
+        row by its numbers and ids. Nothing is written then.
     RuntimeError
-        If the output has more or fewer rows than an input whose length is known.
+        If the output has more or fewer rows than the input, where that number is known.
 
     Warns
     -----
     UserWarning
-        If the actors leave no CPU for reading and writing: Ray then waits until the cluster grows.
+        If the actors leave no CPU for reading and writing. Ray then waits until the cluster grows.
 
     See Also
     --------
-    ActivationTransformer : Does the same in one process, for prompts in memory.
+    ActivationTransformer : Extracts activations in one process, for prompts in memory.
 
     Notes
     -----
-    Runs on the cluster that ``ray.init`` was called for; Ray starts a local one otherwise. skgate
-    has to be installed on each node. Ray shows the progress and logs it; to turn that off, set
+    The function uses the cluster of ``ray.init``, or else a local one that Ray starts. skgate must
+    be installed on each node. Ray shows and logs the progress. To turn this off, set
     ``ray.data.DataContext.get_current().enable_progress_bars = False``.
 
-    Numbers alone don't tell a gate where they were read, so tell it when it is fitted:
+    A gate can't tell where activations from a file were read, so pass their source to ``fit``:
     ``gate.fit(X, y, activation_source=transformer.activation_source())``. This loads the model.
 
     Examples
@@ -142,13 +140,13 @@ def extract(
     >>> X = np.stack(frame["activations"])  # doctest: +SKIP
     """
     ray = _import_ray()
-    pickle.dumps(transformer)  # its error says what to do about a live model
+    pickle.dumps(transformer)  # raises an error for a live model
     transformer = _with_absolute_paths(transformer)
     least, most = _check_concurrency(concurrency)
     folder = _check_output(output)
     rows, n_rows = _open(ray, dataset)
     _check_dataset(rows, n_rows, prompt_column, output_column)
-    _warn_of_waiting(ray, least, num_cpus if num_cpus is not None else float(not num_gpus))
+    _warn_if_no_cpu_remains(ray, least, num_cpus if num_cpus is not None else float(not num_gpus))
     activations = rows.repartition(target_num_rows_per_block=batch_size).map_batches(
         ActivationReader,
         fn_constructor_args=(transformer, prompt_column, output_column),
@@ -161,7 +159,7 @@ def extract(
     incomplete = folder.with_name(f"{folder.name}.incomplete-{uuid.uuid4().hex[:8]}")
     incomplete.mkdir(parents=True)
     try:
-        _write(ray, activations, incomplete, n_rows)
+        write_files(ray, activations, incomplete, n_rows)
     except BaseException:
         shutil.rmtree(incomplete, ignore_errors=True)
         raise
@@ -170,8 +168,8 @@ def extract(
     except OSError as error:
         raise type(error)(
             error.errno,
-            f"the finished files can't take the name of output={str(folder)!r} "
-            f"({'it has appeared in the meantime' if folder.exists() else error.strerror}); they "
+            f"The finished files can't be moved to output={str(folder)!r} "
+            f"({'it was created in the meantime' if folder.exists() else error.strerror}). They "
             "are in",
             str(incomplete),
         ) from error
@@ -190,7 +188,7 @@ def _import_ray() -> Any:
 
 
 def _with_absolute_paths(transformer: ActivationTransformer) -> ActivationTransformer:
-    """Replace paths that are relative to where this process, but no worker, may be."""
+    """Make paths absolute: workers run in other folders than this process."""
     places = {name: getattr(transformer, name) for name in ("model", "tokenizer", "store")}
     folders = {
         name: os.path.abspath(place)
@@ -205,8 +203,8 @@ def _check_concurrency(concurrency: Any) -> tuple[int, int]:
     are_counts = all(isinstance(n, int | np.integer) and n >= 1 for n in sizes)
     if len(sizes) != 2 or not are_counts or sizes[0] > sizes[1]:
         raise ValueError(
-            f"concurrency={concurrency!r}; expected a number of actors, or the least and the most "
-            "of them, as (1, 8)."
+            f"Got concurrency={concurrency!r}, expected a number of actors, or the smallest and "
+            "the largest number, such as (1, 8)."
         )
     return sizes
 
@@ -214,17 +212,17 @@ def _check_concurrency(concurrency: Any) -> tuple[int, int]:
 def _check_output(output: str | os.PathLike[str]) -> Path:
     if "://" in os.fspath(output):
         raise ValueError(
-            f"output={os.fspath(output)!r} is a URI; expected a folder on a disk that all nodes "
-            "share, since only there a finished output can appear in one step."
+            f"Got output={os.fspath(output)!r}, which is a URI, expected a folder on a disk that "
+            "all nodes share. Only there, a finished output can appear in a single step."
         )
     folder = Path(output).expanduser().absolute()
     if folder.exists():
-        raise FileExistsError(f"output={str(folder)!r} exists; expected a new folder.")
+        raise FileExistsError(f"Got output={str(folder)!r}, which exists, expected a new folder.")
     return folder
 
 
 def _open(ray: Any, dataset: Any) -> tuple[Dataset, int | None]:
-    """The data set, and its number of rows if that is known before it is computed."""
+    """Return the data set, and its number of rows if that is known without computing it."""
     if isinstance(dataset, str | os.PathLike):
         location = _locate(dataset)
         _check_names(location)
@@ -232,32 +230,34 @@ def _open(ray: Any, dataset: Any) -> tuple[Dataset, int | None]:
         return found, found.count()
     if not isinstance(dataset, ray.data.Dataset):
         raise TypeError(
-            f"dataset is of type {type(dataset).__name__}; expected a ray.data.Dataset (such as "
-            "ray.data.from_pandas(frame)), or the path of Parquet files."
+            f"Got dataset of type {type(dataset).__name__}, expected a ray.data.Dataset (such as "
+            "ray.data.from_pandas(frame)) or the path of Parquet files."
         )
     known = isinstance(dataset, ray.data.dataset.MaterializedDataset)
     return dataset, dataset.count() if known else None
 
 
 def _locate(dataset: str | os.PathLike[str]) -> str:
-    """The URI as it is, or the path as every process understands it."""
+    """Return a URI unchanged, and a path in a form that is valid in every process."""
     location = os.fspath(dataset)
     if "://" in location:
         return location
     path = Path(location).expanduser().absolute()
     if not path.exists():
-        raise FileNotFoundError(f"dataset={str(path)!r} doesn't exist; expected Parquet files.")
+        raise FileNotFoundError(
+            f"Got dataset={str(path)!r}, which doesn't exist, expected Parquet files."
+        )
     return str(path)
 
 
 def _check_names(location: str) -> None:
-    """Keep Ray from leaving out Parquet files by their names, as it does without a word."""
+    """Raise an error for Parquet files that Ray would silently ignore because of their names."""
     for path in [Path(location), *Path(location).rglob("[!._]*")]:
         named = path.name.lower().endswith(".parquet")
         if path.is_file() and not named and _is_parquet(path):
             raise ValueError(
-                f"dataset={location!r}: Ray would leave out the Parquet file {str(path)!r}; "
-                "expected names that end in .parquet."
+                f"Got dataset={location!r} with the Parquet file {str(path)!r}, expected names "
+                "that end in .parquet: Ray ignores the others."
             )
 
 
@@ -271,35 +271,35 @@ def _check_dataset(
 ) -> None:
     if dataset.context.max_errored_blocks != 0:
         raise ValueError(
-            f"dataset.context.max_errored_blocks={dataset.context.max_errored_blocks} lets Ray "
-            "drop rows without an error; expected 0."
+            f"Got dataset.context.max_errored_blocks={dataset.context.max_errored_blocks}, "
+            "expected 0. Otherwise Ray drops rows without an error."
         )
     columns = dataset.columns() if n_rows != 0 else None
     if not columns:
         raise ValueError(_NO_ROWS)
     if prompt_column not in columns:
-        raise ValueError(f"prompt_column={prompt_column!r} is not among the columns {columns}.")
+        raise ValueError(f"Got prompt_column={prompt_column!r}, expected one of {columns}.")
     if output_column in columns:
         raise ValueError(
-            f"output_column={output_column!r} is among the columns {columns} already; expected "
-            "a new name."
+            f"Got output_column={output_column!r}, expected a name that is not among the columns "
+            f"{columns}."
         )
 
 
-def _warn_of_waiting(ray: Any, n_actors: int, num_cpus: float) -> None:
+def _warn_if_no_cpu_remains(ray: Any, n_actors: int, num_cpus: float) -> None:
     available = ray.cluster_resources().get("CPU", 0)
     if n_actors * num_cpus > available - 1:
         warnings.warn(
-            f"{n_actors} actors of {num_cpus:g} CPUs leave none of the cluster's {available:g} for "
-            "reading and writing; Ray waits until the cluster grows. Lower concurrency or "
-            "num_cpus if it won't.",
+            f"{n_actors} actors of {num_cpus:g} CPUs leave none of the cluster's {available:g} "
+            "CPUs for reading and writing, so Ray waits until the cluster grows. If it doesn't "
+            "grow, lower concurrency or num_cpus.",
             UserWarning,
-            stacklevel=4,  # extract's caller, past validate_params
+            stacklevel=find_stack_level(),
         )
 
 
-def _write(ray: Any, activations: Dataset, folder: Path, n_rows: int | None) -> None:
-    """Write the files, under names that a repeated task uses again, and count their rows."""
+def write_files(ray: Any, activations: Dataset, folder: Path, n_rows: int | None) -> None:
+    """Write the files and count their rows. A repeated task overwrites its own file."""
     import pyarrow.dataset
     import pyarrow.fs
 
@@ -319,5 +319,6 @@ def _write(ray: Any, activations: Dataset, folder: Path, n_rows: int | None) -> 
         raise ValueError(_NO_ROWS)
     if n_rows is not None and written != n_rows:
         raise RuntimeError(
-            f"Ray wrote {written} rows for {n_rows} of the dataset; the output was removed."
+            f"Got {written} rows from Ray, expected the {n_rows} of the dataset. The output was "
+            "removed."
         )

@@ -1,13 +1,13 @@
-"""What each Ray actor does: activations of a batch of prompts."""
+"""The work of a Ray actor: adding a column of activations to batches of rows."""
 
 from __future__ import annotations
 
-import re
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skgate._validation import PromptError
 from skgate.distributed._row_error import RowError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _LONGEST_ID = 64  # a hash of 256 bits
 
 
 class ActivationReader:
-    """Append a column of activations to batches, with a model loaded once per process.
+    """Append a column of activations to batches, with a model that each process loads once.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class ActivationReader:
         Parameters
         ----------
         batch : pyarrow.Table
-            Some rows, at least one.
+            At least one row.
 
         Returns
         -------
@@ -54,31 +54,29 @@ class ActivationReader:
         Raises
         ------
         RowError
-            If a prompt is missing, empty, too long or the like, or a parameter out of range.
+            If a prompt can't be used, or a parameter of the transformer is out of range.
         """
         import pyarrow as pa
 
         try:
             prompts = batch.column(self._prompt_column).to_pylist()
             rows = np.asarray(self._transformer.transform(prompts), dtype=np.float32)
+        except PromptError as error:
+            raise RowError(f"{self._name_row(batch, error.row)} {error.problem}") from error
         except (TypeError, ValueError) as error:
-            raise RowError(self._name_rows(str(error), batch)) from error
+            raise RowError(str(error)) from error
         values = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
         return batch.append_column(self._output_column, values)
 
-    def _name_rows(self, message: str, batch: pa.Table) -> str:
-        """Replace ``X[3]``, which means nothing outside this batch, by the row's other columns."""
-
-        def name(found: re.Match[str]) -> str:
-            row = batch.slice(int(found[1]), 1).to_pylist()[0]
-            known = {key: value for key, value in row.items() if self._identifies(key, value)}
-            place = known or f"{found[1]} of a batch of {len(batch)} (no other column tells which)"
-            return f"column {self._prompt_column!r} of the row {place}"
-
-        return re.sub(r"\bX\[(\d+)\]", name, message)
+    def _name_row(self, batch: pa.Table, index: int) -> str:
+        """Name a row by its ids, since its index means nothing outside the batch."""
+        row = batch.slice(index, 1).to_pylist()[0]
+        known = {key: value for key, value in row.items() if self._identifies(key, value)}
+        place = known or f"{index} of a batch of {len(batch)} (no other column identifies it)"
+        return f"column {self._prompt_column!r} of the row {place}"
 
     def _identifies(self, column: str, value: Any) -> bool:
-        """Whether a value looks like an id or a label. A text may be harmful and isn't shown."""
+        """Whether a value looks like an id or a label. Texts may be harmful and are not shown."""
         if column == self._prompt_column:
             return False
         if isinstance(value, str):

@@ -1,4 +1,8 @@
-"""The error of a row, on its way from an actor to the caller."""
+"""The error of a row, on its way from an actor to the caller of ``extract``.
+
+Ray Data raises its own error from the actor's, and pickling drops the cause of an error: of
+``RayTaskError.cause.__cause__`` only the text of the traceback reaches the caller.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ import re
 
 
 class RowError(ValueError):
-    """A prompt or parameter that the transformer refused, in an actor.
+    """A prompt or parameter that an actor's transformer rejected.
 
-    Ray hands on an actor's error as text, so the message is one line: to be found again.
+    Parameters
+    ----------
+    message : str
+        The message; it is put on a single line, to be found in the text of a traceback.
     """
 
     def __init__(self, message: str) -> None:
@@ -19,6 +26,6 @@ _LINE = re.compile(rf"^{re.escape(f'{RowError.__module__}.{RowError.__qualname__
 
 
 def find_message(traceback: str) -> str | None:
-    """Find a RowError's message in the text of a traceback; None if there is none."""
+    """Find the message of a RowError in the text of a traceback; None if there is none."""
     found = _LINE.search(traceback)
     return found and found[1]

@@ -1,4 +1,4 @@
-"""What is known of each language, and the readout that follows from it."""
+"""What was seen of a language, and the probe that follows from it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from skgate.gate._detector import Place
-from skgate.gate._probe import Readout, Rows, fit_readout, stack
+from skgate.gate._detector import LanguageStatistics
+from skgate.gate._probe import LabelledRows, Probe, fit_probe, stack
 from skgate.gate._shift_prior import LanguagePrior, LanguageShift, ScoreStatistics
 from skgate.gate._shift_sampler import adapt
 from skgate.gate._subspace import Floats
-from skgate.gate._thresholds import balanced_f1_threshold, snap
+from skgate.gate._thresholds import balanced_f1_threshold, round_scores
 
 
 @dataclass(frozen=True)
@@ -20,46 +20,38 @@ class Evidence:
 
     Attributes
     ----------
-    source : Rows or None
+    source : LabelledRows or None
         Its rows among the source rows.
-    shots : Rows or None
-        Labelled prompts.
+    shots : LabelledRows or None
+        Labelled prompts given later.
     unlabelled : ndarray of shape (n,)
-        Scores of unlabelled prompts by the source readout.
-    place : Place or None
-        Where its prompts lie among the languages.
+        Scores of unlabelled prompts on the source probe.
+    statistics : LanguageStatistics or None
+        Of the activations of all its prompts.
     """
 
-    source: Rows | None = None
-    shots: Rows | None = None
+    source: LabelledRows | None = None
+    shots: LabelledRows | None = None
     unlabelled: Floats = field(default_factory=lambda: np.zeros(0))
-    place: Place | None = None
+    statistics: LanguageStatistics | None = None
 
     def __add__(self, other: Evidence) -> Evidence:
-        place = self.place or other.place
-        if self.place is not None and other.place is not None:
-            place = self.place.with_rows(other.place)
+        statistics = self.statistics or other.statistics
+        if self.statistics is not None and other.statistics is not None:
+            statistics = self.statistics + other.statistics
         return Evidence(
             source=self.source,
             shots=stack(self.shots, other.shots),
             unlabelled=np.concatenate([self.unlabelled, other.unlabelled]),
-            place=place,
+            statistics=statistics,
         )
 
-    def equals(self, other: Evidence) -> bool:
-        """Whether the same was added to the source rows."""
-        return all(map(np.array_equal, self._sorted(), other._sorted()))
-
-    def _sorted(self) -> tuple[Floats, Floats]:
-        """What was added, in an order of its own: labelled rows of shape (n, r + 2), scores."""
-        rows = np.zeros((0, 0))
-        if self.shots is not None:
-            rows = np.column_stack(self.shots)
-            rows = rows[np.lexsort(rows.T)]
-        return rows, np.sort(self.unlabelled)
+    def adds_the_same(self, other: Evidence) -> bool:
+        """Whether both add the same prompts to the source rows, in any order."""
+        return all(map(np.array_equal, _sort_added(self), _sort_added(other)))
 
     @property
-    def labelled(self) -> Rows | None:
+    def labelled(self) -> LabelledRows | None:
         """Source rows and shots."""
         return stack(self.source, self.shots)
 
@@ -69,27 +61,36 @@ class Evidence:
         return self.shots is None and not len(self.unlabelled)
 
 
+def _sort_added(evidence: Evidence) -> tuple[Floats, Floats]:
+    """Sort the shots, as rows of shape (n, r + 2), and the unlabelled scores."""
+    rows = np.zeros((0, 0))
+    if evidence.shots is not None:
+        rows = np.column_stack(evidence.shots)
+        rows = rows[np.lexsort(rows.T)]
+    return rows, np.sort(evidence.unlabelled)
+
+
 @dataclass(frozen=True)
 class Calibration:
-    """A language's readout.
+    """A language's probe.
 
     Attributes
     ----------
-    readout : Readout
+    probe : Probe
         Greater than 0 means harmful.
     scale : float
-        Its steepness, relative to the source readout's.
+        Its steepness, relative to the source probe's.
     interval : (float, float)
-        Where the boundary lies on the source readout's score, with a probability of 90 %.
+        90 % interval of the boundary on the source probe's score.
     none_harmful : float
         Probability that none of the unlabelled prompts is harmful; 0 without any.
     settled : bool
-        Whether what the unlabelled prompts say was found exactly.
+        Whether the sampling over the unlabelled prompts has converged.
     moved : bool
-        Whether what was seen of the language could move its boundary.
+        Whether the evidence could move the boundary.
     """
 
-    readout: Readout
+    probe: Probe
     scale: float = 1.0
     interval: tuple[float, float] = (np.nan, np.nan)
     none_harmful: float = 0.0
@@ -99,33 +100,33 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Calibrator:
-    """Finds a language's readout.
+    """Finds a language's probe from its evidence.
 
     Attributes
     ----------
     method : str or None
         ``calibration`` of the gate.
     C : float
-        Inverse regularisation of refitted readouts.
-    source : Rows
-        The rows that the readout was fitted on.
-    probe : Readout
-        The source readout.
-    zero_shot : Readout
-        The source readout with the pooled source's boundary.
+        Inverse regularization of refitted probes.
+    source : LabelledRows
+        The rows that the source probe was fitted on.
+    probe : Probe
+        The source probe.
+    zero_shot : Probe
+        The source probe with the pooled boundary of the source languages.
     prior : LanguagePrior or None
-        What to expect of a further language; needed by "shrinkage" alone.
+        What to expect of a new language; None unless ``method`` is "shrinkage".
     """
 
     method: str | None
     C: float
-    source: Rows
-    probe: Readout
-    zero_shot: Readout
+    source: LabelledRows
+    probe: Probe
+    zero_shot: Probe
     prior: LanguagePrior | None
 
     def calibrate(self, evidence: Evidence) -> Calibration:
-        """Find the readout of a language."""
+        """Find the probe of a language."""
         if self.prior is not None:
             return self._by_shrinkage(self.prior, evidence)
         shots = evidence.shots
@@ -134,23 +135,23 @@ class Calibrator:
             return idle
         probe = self.probe
         if self.method == "refit":
-            probe = fit_readout(stack(self.source, shots) or shots, self.C)
-        threshold = balanced_f1_threshold(snap(probe(shots.z)), shots.harmful, shots.weight)
-        return replace(idle, readout=probe.lowered(threshold), moved=True)
+            probe = fit_probe(stack(self.source, shots) or shots, self.C)
+        threshold = balanced_f1_threshold(round_scores(probe(shots.z)), shots.harmful, shots.weight)
+        return replace(idle, probe=probe.with_threshold(threshold), moved=True)
 
     def unseen(self) -> Calibration:
-        """Find the readout of a language that nothing was seen of."""
+        """Find the probe of a language without any evidence."""
         if self.prior is None:
             return Calibration(self.zero_shot)
         return self._from_shift(self.prior, self.prior.unseen())
 
-    def statistics(self, evidence: Evidence) -> ScoreStatistics:
-        """Summarise the labelled scores of a language."""
+    def summarize(self, evidence: Evidence) -> ScoreStatistics:
+        """Summarize the labelled scores of a language."""
         labelled = evidence.labelled or self.source.empty()
         return ScoreStatistics.of(self.probe(labelled.z), labelled.harmful, labelled.weight)
 
     def _by_shrinkage(self, prior: LanguagePrior, evidence: Evidence) -> Calibration:
-        statistics = self.statistics(evidence)
+        statistics = self.summarize(evidence)
         if not len(evidence.unlabelled):
             if not statistics.weight.any():
                 return Calibration(self.zero_shot)
@@ -163,14 +164,14 @@ class Calibrator:
         )
 
     def _from_shift(self, prior: LanguagePrior, shift: LanguageShift) -> Calibration:
-        """Log-odds of two normal distributions, averaged over the boundary's uncertainty.
+        """Compute the log-odds of two normals, averaged over the boundary's uncertainty.
 
         ``logit(E[expit(x)])`` is close to ``E[x] / sqrt(1 + pi / 8 * Var[x])`` for a normal x.
         """
         slope = shift.gap / (shift.width * prior.unit) ** 2
         scale = slope / np.sqrt(1 + np.pi / 8 * (slope * shift.deviation) ** 2)
         return Calibration(
-            readout=self.probe.lowered(shift.boundary).scaled(scale),
+            probe=self.probe.with_threshold(shift.boundary).scaled(scale),
             scale=float(scale),
             interval=shift.interval(),
         )

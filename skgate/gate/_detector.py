@@ -1,4 +1,4 @@
-"""Which language a prompt is in, told from its activation."""
+"""Tell the language of a prompt from its activation."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ _TAILS = 20.0
 _MIN_DISTANCE = 3.0
 
 
-class Place(NamedTuple):
-    """Where a language lies: the sum of its projected rows, and their weight."""
+class LanguageStatistics(NamedTuple):
+    """Sum and weight of a language's activations, projected and whitened by a detector."""
 
     total: Floats  # (k,)
     weight: float
 
-    def with_rows(self, other: Place) -> Place:
-        """Return the place of both's rows."""
-        return Place(self.total + other.total, self.weight + other.weight)
+    def __add__(self, other: object) -> LanguageStatistics:
+        if not isinstance(other, LanguageStatistics):
+            return NotImplemented
+        return LanguageStatistics(self.total + other.total, self.weight + other.weight)
 
 
 class LanguageDetector:
-    """Distributions around the languages' means, with the sources' covariance within a language.
+    """Distributions around the languages' means, with the covariance within a source language.
 
     Activations are projected at random onto at most 64 dimensions and whitened by that
-    covariance. The languages' means lie around the mean ``m`` of the sources' means with the
-    variance ``b`` of these, at least three standard deviations in all. A language of ``n`` rows
-    whose sum is ``s`` has a t distribution around ``(s + m / b) / (n + 1 / b)`` with the variance
-    ``1 + 1 / (n + 1 / b)``; one that was never seen is the case of ``n = 0``.
+    covariance. The languages' means are taken to lie around the mean ``m`` of the source
+    languages' means, with the variance ``b`` of these (at least three standard deviations in all).
+    A language with ``n`` rows of sum ``s`` has a t distribution around
+    ``(s + m / b) / (n + 1 / b)`` with variance ``1 + 1 / (n + 1 / b)``. A language that was never
+    seen is the case ``n = 0``.
 
     Parameters
     ----------
@@ -59,7 +61,7 @@ class LanguageDetector:
         for rows, mean in zip(languages, means, strict=True):
             residual[rows] -= mean
         freedom = max(1.0, weight.sum() - len(languages))
-        covariance = _shrunk((residual.T * weight) @ residual / freedom, freedom)
+        covariance = _shrink((residual.T * weight) @ residual / freedom, freedom)
         root = np.linalg.cholesky(covariance)
         self._whitening = np.linalg.inv(root).T
         means = means @ self._whitening
@@ -68,22 +70,22 @@ class LanguageDetector:
         self._between = max(float(squares), _MIN_DISTANCE**2) / len(self._center)
 
     def project(self, X: Floats) -> Floats:
-        """Project rows of d numbers onto whitened ones of k."""
+        """Project rows of d numbers onto k whitened ones."""
         projected: Floats = X if self._projection is None else X @ self._projection
         return projected @ self._whitening
 
-    def place(self, total: Floats, weight: float) -> Place:
-        """Place rows of one language, given their sum and weight."""
-        return Place(self.project(total), float(weight))
+    def summarize(self, total: Floats, weight: float) -> LanguageStatistics:
+        """Summarize rows of one language, given their sum of shape (d,) and their weight."""
+        return LanguageStatistics(self.project(total), float(weight))
 
-    def log_likelihood(self, X: Floats, places: Sequence[Place]) -> Floats:
-        """Log density of rows in each language and, last, in one never seen.
+    def log_likelihood(self, X: Floats, languages: Sequence[LanguageStatistics]) -> Floats:
+        """Compute the log density of rows in each language and, last, in one never seen.
 
         Parameters
         ----------
         X : ndarray of shape (n, d)
             Activations.
-        places : sequence of Place
+        languages : sequence of LanguageStatistics
             The known languages.
 
         Returns
@@ -92,9 +94,9 @@ class LanguageDetector:
             Up to a constant of each row.
         """
         projected = self.project(X)
-        seen = [*places, Place(np.zeros_like(self._center), 0.0)]
-        precision = np.array([place.weight for place in seen]) + 1 / self._between
-        totals = np.array([place.total for place in seen])
+        seen = [*languages, LanguageStatistics(np.zeros_like(self._center), 0.0)]
+        precision = np.array([one.weight for one in seen]) + 1 / self._between
+        totals = np.array([one.total for one in seen])
         centers = (totals + self._center / self._between) / precision[:, None]
         variance = 1 + 1 / precision
         squares = (projected**2).sum(axis=1)[:, None] + (centers**2).sum(axis=1)
@@ -103,11 +105,11 @@ class LanguageDetector:
         return -(_TAILS + size) / 2 * np.log1p(distance / _TAILS) - size / 2 * np.log(variance)
 
 
-def _shrunk(covariance: Floats, freedom: float) -> Floats:
-    """Draw an estimated covariance towards a multiple of the identity, as few rows need it.
+def _shrink(covariance: Floats, freedom: float) -> Floats:
+    """Shrink an estimated covariance towards a multiple of the identity.
 
     The oracle approximating shrinkage of Chen, Wiesel, Eldar and Hero (IEEE Transactions on Signal
-    Processing 58, 2010), as in :func:`sklearn.covariance.oas`, which knows no weights.
+    Processing 58, 2010), as in :func:`sklearn.covariance.oas`, which takes no weights.
     """
     size = len(covariance)
     mean = np.trace(covariance) / size

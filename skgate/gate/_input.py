@@ -1,7 +1,9 @@
-"""Checks of what a LatentGate is given, beyond scikit-learn's own."""
+"""Checks of a gate's input, beyond scikit-learn's own."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,23 +11,24 @@ import numpy.typing as npt
 from scipy.sparse import issparse
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
-from skgate._validation import resolve_harmful_label
+from skgate._base import find_stack_level
+from skgate._validation import check_language, resolve_harmful_label
 
 
 def split_language(X: Any, language: Any, column: str | int | None) -> tuple[Any, Any]:
-    """Take the language out of its column of X, if it is there."""
+    """Split the language column from X, if there is one."""
     if column is None:
         return X, language
     if language is not None:
         raise ValueError(
-            f"language was given although language_column={column!r} names the column of X "
-            "that holds it; expected only one of them."
+            f"Got language together with language_column={column!r}, which names the column of X "
+            "that holds it, expected only one of them."
         )
     if hasattr(X, "iloc"):
         known = X.columns if isinstance(column, str) else range(-X.shape[1], X.shape[1])
         if column not in known:
             raise ValueError(
-                f"language_column={column!r} is not among the {X.shape[1]} columns of X: "
+                f"Got language_column={column!r}, expected one of the {X.shape[1]} columns of X: "
                 f"{list(X.columns[:5])}... Use set_output(transform='pandas') in the steps "
                 "before."
             )
@@ -33,17 +36,20 @@ def split_language(X: Any, language: Any, column: str | int | None) -> tuple[Any
         return X.drop(columns=name), X[name]
     if isinstance(column, str):
         raise ValueError(
-            f"language_column={column!r} is a name, but X is a {type(X).__name__} without "
-            "column names; expected a DataFrame or an index."
+            f"Got language_column={column!r}, but X is a {type(X).__name__} without column names, "
+            "expected a DataFrame or an index."
         )
     if issparse(X):
         raise TypeError(
-            "X is sparse, but with language_column it holds a language; expected "
-            "a dense array or a DataFrame."
+            f"Got a sparse X with language_column={column!r}, expected a dense array or a "
+            "DataFrame, which can hold a language."
         )
     X = np.asarray(X, dtype=object)
     if X.ndim != 2 or not -X.shape[1] <= column < X.shape[1]:
-        raise ValueError(f"language_column={column} is out of range for X of shape {X.shape}.")
+        raise ValueError(
+            f"Got language_column={column}, expected the index of a column of X, which has the "
+            f"shape {X.shape}."
+        )
     return np.delete(X, column, axis=1), X[:, column]
 
 
@@ -53,19 +59,72 @@ def find_classes(y: npt.NDArray[Any], harmful_label: Any) -> tuple[npt.NDArray[A
     classes = np.unique(y)
     if len(classes) != 2:
         kind = type_of_target(y) if len(classes) > 2 else "one class"
+        # The first sentence is what scikit-learn's estimator checks look for.
         raise ValueError(
-            "Only binary classification is supported. The type of the target is "
-            f"{kind}. y has {len(classes)} class(es): {classes[:5].tolist()}; expected exactly 2 "
-            "classes."
+            f"Only binary classification is supported. The type of the target is {kind}. Got y "
+            f"with {len(classes)} class(es), {classes[:5].tolist()}, expected exactly 2 classes."
         )
     known = classes.tolist()
     return classes, classes[known.index(resolve_harmful_label(known, harmful_label))]
 
 
 def check_labels(labels: Any, classes: npt.NDArray[Any], name: str) -> None:
-    """Raise if there are labels that the gate was not fitted on; None is none."""
+    """Raise a ValueError for labels that the gate was not fitted on; None passes."""
     if labels is None:
         return
     unknown = sorted(set(np.asarray(labels).tolist()) - set(classes.tolist()), key=repr)
     if unknown:
-        raise ValueError(f"{name} contains {unknown}, expected labels out of {classes.tolist()}.")
+        raise ValueError(f"Got {unknown} in {name}, expected labels out of {classes.tolist()}.")
+
+
+def select_sources(
+    language: npt.NDArray[np.object_] | None,
+    source_languages: Sequence[str] | None,
+    n_rows: int,
+) -> npt.NDArray[np.bool_]:
+    """Select the rows that a direction is learned from.
+
+    Parameters
+    ----------
+    language : ndarray of str of shape (n_rows,) or None
+        Languages of the rows.
+    source_languages : sequence of str or None
+        The source languages; None selects every row.
+    n_rows : int
+        The number of rows.
+
+    Returns
+    -------
+    is_source : ndarray of bool of shape (n_rows,)
+        True for rows of source languages.
+
+    Raises
+    ------
+    ValueError
+        If source languages are named, but no language is given or no row is in one of them.
+
+    Warns
+    -----
+    UserWarning
+        If no row is in some of the source languages.
+    """
+    if source_languages is None:
+        return np.ones(n_rows, dtype=bool)
+    sources = set(check_language(source_languages, len(source_languages), "source_languages"))
+    given = f"Got source_languages={sorted(sources)}"
+    if language is None:
+        raise ValueError(f"{given} without language, expected the language of every row.")
+    found = set(language)
+    if not sources & found:
+        raise ValueError(
+            f"{given} and rows in {sorted(found)}, expected rows in at least one source language."
+        )
+    if sources - found:
+        warnings.warn(
+            f"{given}, but no row is in {sorted(sources - found)}: the direction is learned from "
+            "the others.",
+            UserWarning,
+            stacklevel=find_stack_level(),
+        )
+    is_source: npt.NDArray[np.bool_] = np.isin(language.astype(str), sorted(sources))
+    return is_source

@@ -1,67 +1,81 @@
-"""LatentGate: which prompts are harmful, with a decision boundary per language."""
+"""LatentGate: tell harmful from harmless prompts, with a decision boundary per language."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
+from copy import copy, deepcopy
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, log_expit
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics import accuracy_score
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
 
-from skgate._base import Interval, StrOptions, VersionedPickle, _check_sample_weight, _fit_context
+from skgate._base import (
+    Interval,
+    StrOptions,
+    VersionedPickle,
+    _check_sample_weight,
+    _fit_context,
+    set_module,
+)
+from skgate._docstrings import fill_docstring
 from skgate._provenance import ActivationSource, recall
 from skgate._validation import check_language
-from skgate.gate._calibration import Calibration, Calibrator, Evidence
+from skgate.gate._calibration import Calibrator, Evidence
+from skgate.gate._decisions import LanguageClassifier, harmful_sign
 from skgate.gate._detector import LanguageDetector
-from skgate.gate._input import check_labels, find_classes, split_language
-from skgate.gate._languages import LanguageCalibrationMixin, all_or_nothing
-from skgate.gate._probe import Rows
+from skgate.gate._input import check_labels, find_classes, select_sources, split_language
+from skgate.gate._languages import (
+    NO_COPY,
+    Language,
+    LanguageBook,
+    Languages,
+    names_in,
+    warn_idle,
+    warn_uncertain,
+)
+from skgate.gate._operating_point import OperatingPoint, check_target, find_operating_point
 from skgate.gate._source import learn_source
-from skgate.gate._subspace import Bools, Floats, projection_gap
+from skgate.gate._subspace import Floats, projection_gap
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
 
-Languages = npt.NDArray[np.object_]
 
-
-class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, BaseEstimator):
+@set_module("skgate")
+class LatentGate(VersionedPickle, LanguageClassifier):
     """Tell harmful from harmless prompts by their activations, with a boundary per language.
 
-    A logistic readout of the harmfulness subspace that the source languages span; a language's
-    own decision boundary is set from a few labelled prompts of it (shots).
+    A logistic probe of the harmfulness subspace that the source languages span. A few labelled
+    prompts of a language (shots) set its own decision boundary.
 
     Parameters
     ----------
     rank : int, default=10
-        Dimensions of the harmfulness subspace, cut to what the sources allow (``rank_``).
+        Dimensions of the harmfulness subspace, reduced to what the sources allow (``rank_``).
     C : float, default=1.0
-        Inverse strength of the readout's L2 regularisation, as in
+        Inverse strength of the probe's L2 regularization, as in
         :class:`~sklearn.linear_model.LogisticRegression`.
     calibration : {"shrinkage", "refit", "threshold"} or None, default="shrinkage"
-        How shots set a language's boundary (see Notes): "shrinkage" weighs them against what
-        the source languages say of a further one; "refit" is the recipe of [1]_; "threshold"
-        is its threshold rule alone, on the source readout; None ignores them, and leaves the
-        pooled boundary where the logistic has it.
+        How shots set a language's boundary (see Notes). "shrinkage" combines them with a prior
+        learned from the source languages; "refit" is the recipe of [1]_; "threshold" applies its
+        threshold rule to the source probe. None ignores shots, and leaves the pooled boundary where
+        the logistic regression puts it.
     source_languages : list of str or None, default=None
-        The languages the direction is learned from. Rows of other languages given to ``fit``
-        are shots. None: every language given to ``fit`` is a source.
+        Languages that the direction is learned from. Rows of other languages given to ``fit``
+        are shots. If None, every language given to ``fit`` is a source.
     unknown_language : {"detect", "source", "error"}, default="detect"
-        What to do with a language that was never seen: tell the prompts' languages from their
-        activations (see Notes) and warn, use the pooled source's boundary and warn, or raise. No
-        language given: the same, without the warning ("error": the pooled source's boundary).
+        How to decide about a language that was never seen. "detect" infers the languages from the
+        activations (see Notes) and warns, "source" uses the pooled source's boundary and warns,
+        "error" raises. If no language is given, the same applies without a warning, and "error"
+        uses the pooled source's boundary.
     language_column : str, int or None, default=None
-        The column of ``X`` that holds the language, by name or (in arrays) by index, instead of
+        Column of ``X`` that holds the language, by name or (in arrays) by index, used instead of
         the keyword ``language``.
     harmful_label : str, int, bool or None, default=None
-        The label of harmful prompts. None: "harmful", 1 or True if among the classes, else the
-        one that is not "harmless", else ``classes_[1]``; with a warning if that is a text.
+        Label of harmful prompts. If None: "harmful", 1 or True if among the classes, else the
+        class that is not "harmless", else ``classes_[1]``, with a warning if that is a text.
 
     Attributes
     ----------
@@ -87,22 +101,24 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         Source and calibrated languages, sorted.
     language_bias_, language_scale_ : ndarray of shape (n_languages,)
         The decision function of a language is ``scale * (pooled + bias)``, with the pooled
-        source's. With "refit", which also moves the coefficients, the difference of the
-        intercepts alone, and 1.
+        source's. With "refit", which also changes the coefficients, the difference of the
+        intercepts, and 1.
     bias_interval_ : ndarray of shape (n_languages, 2)
-        90 % interval of the bias that would be best for the language, for more prompts drawn
-        like its shots; nan if ``calibration`` is not "shrinkage".
+        90 % interval of the best bias for the language, for more prompts drawn like its shots; nan
+        if ``calibration`` is not "shrinkage".
     n_shots_ : ndarray of shape (n_languages, 2)
-        Shots per language and class (columns as in ``classes_``); the source rows don't count.
+        Shots per language and class (columns follow ``classes_``), without source rows.
     n_unlabelled_ : ndarray of shape (n_languages,)
-        Unlabelled prompts that :meth:`adapt` was given.
+        Unlabelled prompts given to :meth:`adapt`.
+    language_book_ : object
+        All that was learned of each language, as an immutable value: for the rest of skgate, which
+        may change it between versions.
     projection_gap_ : float
         75 % quantile of the harmful minus 25 % quantile of the harmless source rows' projections
-        on ``direction_``: the unit of steering strength. Weighted rows use the inverted-CDF
-        quantile, unweighted ones the linear one.
+        on ``direction_``: the unit of steering strength.
     activation_source_ : ActivationSource or None
-        The model, layer and position that the activations were read at, if they came straight
-        from an :class:`ActivationTransformer` or were told to ``fit``.
+        Where the activations were read, if they came straight from an
+        :class:`ActivationTransformer` or ``fit`` was told.
 
     See Also
     --------
@@ -112,30 +128,31 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
     Notes
     -----
     With ``u_l`` the unit difference of class means in source language l, ``basis_`` holds the
-    first right singular vectors of the stacked ``u_l``, not centred. On ``z = basis_.T @ h``,
-    standardised, a logistic regression with equally weighted classes is solved to its optimum.
-    The pooled source's boundary is where F1 of "harmful" is highest on the source rows, both
-    classes weighing the same ([1]_, the balanced F1 threshold rule).
+    first right singular vectors of the stacked ``u_l``, not centered. A logistic regression with
+    equally weighted classes is fitted to ``z = basis_.T @ h``, standardized. The pooled source's
+    boundary maximizes F1 of "harmful" on the source rows, with both classes weighing the same
+    (the balanced F1 threshold rule of [1]_).
 
-    - "threshold": the same rule on the language's shots alone. Needs both classes.
-    - "refit": a readout fitted on source rows and the language's shots, then the same rule on
-      the shots. Needs both classes.
-    - "shrinkage": the readout's scores of a language's harmless and harmful prompts are normal
-      around ``a - q / 2`` and ``a + q / 2`` with the spreads of the sources times ``w``. A priori
-      ``a`` lies around the source boundary (by a standard deviation of the scores within a class,
-      and as far as each source language is shifted for the others), ``q / w`` is half of what it
-      is in a source language held out, both with heavy tails (t distributions with 2 degrees of
-      freedom), and ``w`` is theirs. The shots update this, one class alone too, and so do
-      unlabelled prompts (:meth:`adapt`): ``a`` is the boundary, and the decision function the
-      log-odds of the two normal distributions, averaged over the uncertainty of ``a``. A source
-      language's own rows count among its shots.
+    - "threshold": the same rule on the language's shots. Needs both classes.
+    - "refit": a probe fitted on source rows and the language's shots, then the same rule on the
+      shots. Needs both classes.
+    - "shrinkage": a language's scores on the source probe are taken to be normal, around
+      ``a - q / 2`` for harmless and ``a + q / 2`` for harmful prompts, with the spreads of the
+      sources times ``w``. The prior of ``a`` is centered on the source boundary; its scale combines
+      one standard deviation of the scores within a class with the shifts that source languages
+      show for one another. The prior of ``q / w`` is centered on half its value in a source
+      language held out. Both are t distributions with 2 degrees of freedom; that of ``w`` is
+      centered on the sources'. Shots, of one class or both, and unlabelled prompts
+      (:meth:`adapt`) update it. The boundary is ``a``; the decision function is the log-odds of
+      the two normals, averaged over the uncertainty of ``a``. A source language's own rows count
+      as its shots.
 
-    Languages don't influence each other. With "detect", their places among the activations
-    (their means, in 64 random projections whitened within the source languages) give the
-    probability of each, and of one that was never seen; the decision is the mixture of theirs.
+    Languages don't influence each other. "detect" compares a prompt with the mean of each
+    language, in 64 random projections whitened within the source languages, to get the probability
+    of each known language and of one never seen; the decision is the average of their decisions.
 
-    Shots are kept (projected, ``rank_`` numbers each), so that the result doesn't depend on the
-    order or on the number of calls in which they came.
+    Shots are kept (projected, ``rank_`` numbers each), so the result depends neither on their
+    order nor on the number of calls.
 
     References
     ----------
@@ -159,30 +176,6 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
     >>> gate.predict_proba(X_sw[4:6], language="sw").round(1)
     array([[1., 0.],
            [0., 1.]])
-
-    Harmless shots alone, or unlabelled prompts, move a boundary too; what was learned of
-    a language can be forgotten, and merged with what another copy has learned:
-
-    >>> from copy import deepcopy
-    >>> harmless = X_sw[y == 0][:4]
-    >>> one = deepcopy(gate).forget("sw").partial_fit(harmless, [0, 0, 0, 0], language="sw")
-    >>> one.score(X_sw[4:], y[4:], language="sw")
-    1.0
-    >>> other = deepcopy(gate).forget("sw").adapt(X_sw + 1, language="yo")
-    >>> other.score(X_sw + 1, y, language="yo")
-    1.0
-    >>> one.merge(other).languages_
-    array(['de', 'en', 'sw', 'yo'], dtype=object)
-
-    Which prompts to label next, and a threshold whose false alarms stay below a target:
-
-    >>> y[gate.suggest(X_sw, language="sw", n=4)]
-    array([0, 0, 1, 1])
-    >>> many = deepcopy(gate).partial_fit(X_sw[4:104], y[4:104], language="sw")
-    >>> point = many.operating_point("sw", target_fpr=0.1)
-    >>> point.fpr_bound < 0.1, point.n_harmless
-    (True, 52)
-    >>> flagged = many.harm_score(X_sw[104:], language="sw") > point.threshold
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -197,11 +190,6 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
 
     __metadata_request__fit: ClassVar = {"language": True}
     __metadata_request__partial_fit: ClassVar = {"language": True}
-    __metadata_request__predict: ClassVar = {"language": True}
-    __metadata_request__predict_proba: ClassVar = {"language": True}
-    __metadata_request__predict_log_proba: ClassVar = {"language": True}
-    __metadata_request__decision_function: ClassVar = {"language": True}
-    __metadata_request__score: ClassVar = {"language": True}
 
     def __init__(
         self,
@@ -223,6 +211,7 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         self.harmful_label = harmful_label
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @fill_docstring
     def fit(
         self,
         X: Any,
@@ -232,18 +221,16 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         *,
         activation_source: ActivationSource | None = None,
     ) -> LatentGate:
-        """Learn direction, subspace and readout from the sources, and calibrate on the shots.
+        """Learn direction, subspace and probe from the sources, and calibrate on the shots.
 
         Parameters
         ----------
-        X : array-like of shape (n_prompts, d)
-            Activations; with ``language_column``, one column more.
+        {activations}
         y : array-like of shape (n_prompts,)
             Labels of two classes.
         language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of the prompts, one for all or one each. None: one pooled source.
-        sample_weight : array-like of shape (n_prompts,), default=None
-            Weights; a weight of 2 counts as two equal rows.
+            Languages of the prompts, one for all or one each. If None, there is one pooled source.
+        {sample_weight}
         activation_source : ActivationSource or None, default=None
             Where ``X`` was read, if it didn't come straight from a transformer.
 
@@ -255,66 +242,61 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         Raises
         ------
         ValueError
-            If ``X`` is sparse or not finite, ``y`` has not two classes, ``language`` has another
-            length, no source language is among the rows, or the classes' means are equal.
+            If ``X`` is sparse or not finite, ``y`` does not have two classes, ``language`` has
+            another length, no source language is among the rows, or the class means are equal.
         """
-        with all_or_nothing(self):
-            return self._fit(X, y, language, sample_weight, activation_source)
-
-    def _fit(
-        self,
-        X: Any,
-        y: Any,
-        language: Any,
-        sample_weight: Any,
-        activation_source: ActivationSource | None,
-    ) -> LatentGate:
-        X, y, language, weight = self._check_rows(X, y, language, sample_weight, reset=True)
-        self.classes_, self.harmful_label_ = find_classes(y, self.harmful_label)
-        harmful = y == self.harmful_label_
-        is_source = self._find_sources(language, len(X))
+        # What fails leaves the gate as it was: attributes are set at the end.
+        stand_in = copy(self)
+        X, y, language, weight = _check_rows(stand_in, X, y, language, sample_weight, reset=True)
+        classes, harmful_label = find_classes(y, self.harmful_label)
+        harmful = y == harmful_label
+        is_source = select_sources(language, self.source_languages, len(X))
         sources = None if language is None else language[is_source]
         X_source = X if is_source.all() else X[is_source]
         source = learn_source(
             X_source, harmful[is_source], weight[is_source], sources, self.rank, self.C
         )
+        calibrator = Calibrator(
+            method=self.calibration,
+            C=self.C,
+            source=source.rows,
+            probe=source.probe,
+            zero_shot=source.probe.with_threshold(
+                0.0 if self.calibration is None else source.boundary
+            ),
+            prior=source.prior(self.C) if self.calibration == "shrinkage" else None,
+        )
+        detector = LanguageDetector(X_source, list(source.groups.values()), weight[is_source])
+        evidence: dict[Language, Evidence] = {}
+        for name, rows in source.groups.items():
+            statistics = detector.summarize(*source.totals[name])
+            if sources is None:  # the one pooled source has no name, and its rows are no shots
+                evidence[None] = Evidence(statistics=statistics)
+            else:
+                evidence[name] = Evidence(source.rows.take(rows), statistics=statistics)
+        book = LanguageBook.from_sources(source.basis, calibrator, detector, evidence)
+        if language is not None and not is_source.all():
+            rest = ~is_source
+            book = book.add(X[rest], harmful[rest], weight[rest], language[rest])
+            warn_idle(book, names_in(language[rest]))
+
+        self.__dict__.pop("feature_names_in_", None)
+        self.__dict__.update(
+            {name: value for name, value in vars(stand_in).items() if name.endswith("_in_")}
+        )
+        self.classes_, self.harmful_label_ = classes, harmful_label
         self.direction_, self.basis_, self.rank_ = source.direction, source.basis, source.rank
         self.projection_gap_ = projection_gap(
-            X_source @ self.direction_, source.rows.harmful, source.rows.weight
+            X_source @ source.direction, source.rows.harmful, source.rows.weight
         )
         self.source_languages_ = np.array(
             [] if sources is None else list(source.groups), dtype=object
         )
         self.activation_source_ = activation_source or recall(X)
-        boundary = 0.0 if self.calibration is None else source.boundary
-        self._calibrator = Calibrator(
-            method=self.calibration,
-            C=self.C,
-            source=source.rows,
-            probe=source.probe,
-            zero_shot=source.probe.lowered(boundary),
-            prior=source.prior(self.C) if self.calibration == "shrinkage" else None,
-        )
-        self._detector = LanguageDetector(X_source, list(source.groups.values()), weight[is_source])
-        self._source_evidence: dict[str | None, Evidence] = {
-            name: Evidence(source.rows.take(rows), place=self._detector.place(*source.totals[name]))
-            for name, rows in source.groups.items()
-            if sources is not None
-        }
-        if sources is None:  # the one pooled source has a place, but no name
-            self._source_evidence[None] = Evidence(place=self._detector.place(*source.totals[""]))
-        self._evidence = dict(self._source_evidence)
-        self._calibrations = {None: Calibration(self._calibrator.zero_shot)}
-        self._calibrate(self._evidence)
-        if is_source.all() or language is None:
-            self._publish()
-        else:
-            rest = ~is_source
-            shots = Rows(X[rest] @ self.basis_, harmful[rest], weight[rest])
-            self._add(X[rest], shots, language[rest])
-        return self
+        return _take(self, book)
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @fill_docstring
     def partial_fit(
         self,
         X: Any,
@@ -323,22 +305,21 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         classes: Any = None,
         sample_weight: Any = None,
     ) -> LatentGate:
-        """Calibrate languages on shots; an unfitted gate is fitted.
+        """Calibrate languages on shots, or fit an unfitted gate.
 
         The direction, the subspace and the other languages stay as they are.
 
         Parameters
         ----------
-        X : array-like of shape (n_shots, d)
-            Activations; with ``language_column``, one column more.
-        y : array-like of shape (n_shots,)
+        {activations}
+        y : array-like of shape (n_prompts,)
             Labels; one class alone is allowed.
-        language : str or array-like of str of shape (n_shots,), default=None
-            Languages of the shots. None recalibrates the pooled source.
+        language : str or array-like of str of shape (n_prompts,), default=None
+            Languages of the shots, one for all or one each. If None, the pooled source is
+            calibrated.
         classes : array-like of shape (2,), default=None
-            The labels, as scikit-learn's ``partial_fit`` has it; checked, never needed.
-        sample_weight : array-like of shape (n_shots,), default=None
-            Weights; a weight of 2 counts as two equal shots.
+            The labels, as in scikit-learn's ``partial_fit``; checked, but never needed.
+        {sample_weight}
 
         Returns
         -------
@@ -348,251 +329,311 @@ class LatentGate(LanguageCalibrationMixin, VersionedPickle, ClassifierMixin, Bas
         Raises
         ------
         ValueError
-            If ``X`` is of another width or known to be read elsewhere (model, layer, position)
-            than the gate's, or a label or ``classes`` is not among ``classes_``.
+            If ``X`` has another width than the gate's activations, or is known to come from another
+            model, layer or position, or if a label or ``classes`` is not among ``classes_``.
         """
         if not hasattr(self, "classes_"):
             if classes is not None:
                 check_labels(classes, np.unique(y), "classes")
             return self.fit(X, y, language=language, sample_weight=sample_weight)
-        X, y, language, weight = self._check_rows(X, y, language, sample_weight, reset=False)
+        X, y, language, weight = _check_rows(self, X, y, language, sample_weight, reset=False)
         check_labels(classes, self.classes_, "classes")
         check_labels(y, self.classes_, "y")
-        self._check_activations(X)
-        with all_or_nothing(self):
-            self._add(X, Rows(X @ self.basis_, y == self.harmful_label_, weight), language)
-        return self
+        self._check_source(X)
+        book = self.language_book_.add(X, y == self.harmful_label_, weight, language)
+        warn_idle(book, names_in(language))
+        return _take(self, book)
 
-    def decision_function(self, X: Any, language: Any = None) -> Floats:
-        """Score prompts; greater than 0 means ``classes_[1]``, in every language.
+    @fill_docstring
+    def adapt(self, X: Any, language: Any = None) -> LatentGate:
+        """Move languages' boundaries by unlabelled prompts.
+
+        The prompts' scores are modelled as all harmless, or as a mixture of harmless and harmful
+        ones with an unknown share; the boundary is the average of both models, weighted by their
+        probability (see Notes of the class). Shots count as well. Earlier unlabelled prompts
+        are kept, so give each prompt once. More than 512 prompts of a language count as 512.
+
+        The method fails where the share of harmful prompts misleads: if the classes overlap,
+        prompts that are nearly all harmless, or nearly all harmful, look much like a mixture
+        elsewhere. The benchmarks show by how much; a few shots of both classes are safer.
 
         Parameters
         ----------
-        X : array-like of shape (n_prompts, d)
-            Activations; with ``language_column``, one column more.
+        {activations}
         language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of the prompts, one for all or one each. None: as ``unknown_language`` has it.
+            Languages of the prompts, one for all or one each. If None, the pooled source is
+            adapted.
 
         Returns
         -------
-        scores : ndarray of shape (n_prompts,)
-            Log-odds towards ``classes_[1]``.
+        self : LatentGate
+            The gate itself.
+
+        Raises
+        ------
+        ValueError
+            If ``calibration`` is not "shrinkage"; only this one learns from unlabelled prompts.
 
         Warns
         -----
         UserWarning
-            If a language given was never seen; it names it. If languages are detected and more
-            than a tenth of the prompts look like none that is known; it says how many.
-        """
-        scores = self.harm_score(X, language)
-        return scores * self._sign
+            If probably none of a language's prompts is harmful, or if the sampling did not
+            converge, for instance because the prompts fit no two classes.
 
-    def harm_score(self, X: Any, language: Any = None) -> Floats:
-        """Score prompts; greater than 0 means harmful, whatever the labels.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_prompts, d)
-            Activations; with ``language_column``, one column more.
-        language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of the prompts.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_prompts,)
-            Log-odds towards ``harmful_label_``.
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skgate import LatentGate
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.tile([0, 1], 100)
+        >>> X = rng.normal(size=(200, 8)) + 4 * y[:, None]
+        >>> X_yo = rng.normal(size=(200, 8)) + 2 * y[:, None] - 2   # shifted and squeezed
+        >>> gate = LatentGate().fit(X, y, language=np.repeat(["de", "en"], 100))
+        >>> gate.score(X_yo, y, language="en"), gate.adapt(X_yo, "yo").score(X_yo, y, "yo")
+        (0.5, 1.0)
         """
         check_is_fitted(self)
+        if self.language_book_.calibrator.prior is None:
+            raise ValueError(
+                f"Got calibration={self.language_book_.calibrator.method!r}, expected 'shrinkage': "
+                "only this one learns from unlabelled prompts."
+            )
         X, language = self._check_prompts(X, language)
-        if language is not None:
-            self._check_known(language)
-        elif self._detects():
-            self._warn_unseen(self._detected_languages(X))
-        return self._score(X, language)
+        book = self.language_book_.adapt(X, language)
+        warn_uncertain(book, names_in(language))
+        return _take(self, book)
 
-    def _score(self, X: Floats, language: Languages | None) -> Floats:
-        """Score checked rows."""
-        z = X @ self.basis_
-        names = np.full(len(X), None, dtype=object) if language is None else language
-        scores = np.empty(len(X))
-        for name in set(names):
-            rows = names == name
-            if name in self._calibrations and (name is not None or not self._detects()):
-                scores[rows] = self._calibrations[name].readout(z[rows])
-            elif self._detects():
-                scores[rows] = self._detected_score(X[rows])
-            else:
-                scores[rows] = self._calibrations[None].readout(z[rows])
-        return scores
+    def forget(self, language: Any) -> LatentGate:
+        """Forget the shots and the unlabelled prompts of languages.
 
-    def predict(self, X: Any, language: Any = None) -> npt.NDArray[Any]:
-        """Predict the label of prompts.
+        Source languages stay known by their source rows.
 
         Parameters
         ----------
-        X : array-like of shape (n_prompts, d)
-            Activations; with ``language_column``, one column more.
-        language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of the prompts.
+        language : str, list of str or None
+            The languages; None for what was learned without a language.
 
         Returns
         -------
-        labels : ndarray of shape (n_prompts,)
-            Labels out of ``classes_``.
-        """
-        above = self.decision_function(X, language) > 0
-        labels: npt.NDArray[Any] = self.classes_[above.astype(int)]
-        return labels
+        self : LatentGate
+            The gate itself.
 
-    def predict_proba(self, X: Any, language: Any = None) -> Floats:
-        """Predict the probability of either label, the classes taken as equally frequent.
+        Raises
+        ------
+        ValueError
+            If nothing was learned of a language beyond the source rows.
+        """
+        check_is_fitted(self)
+        names = [language] if language is None or isinstance(language, str) else list(language)
+        return _take(self, self.language_book_.forget(names))
+
+    def merge(self, other: LatentGate) -> LatentGate:
+        """Combine two copies of a fitted gate that were calibrated on different languages.
 
         Parameters
         ----------
-        X : array-like of shape (n_prompts, d)
-            Activations; with ``language_column``, one column more.
-        language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of the prompts.
+        other : LatentGate
+            A gate fitted on the same source rows with the same parameters.
 
         Returns
         -------
-        probabilities : ndarray of shape (n_prompts, 2)
-            ``expit`` of the decision function; columns as in ``classes_``.
+        merged : LatentGate
+            A new gate with the languages of both; neither of the two changes.
+
+        Raises
+        ------
+        ValueError
+            If the gates were fitted on different source rows or with different parameters, or if
+            both have learned of a language from different prompts.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from copy import deepcopy
+        >>> from skgate import LatentGate
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.tile([0, 1], 100)
+        >>> X = rng.normal(size=(200, 8)) + 4 * y[:, None]
+        >>> gate = LatentGate().fit(X, y, language=np.repeat(["de", "en"], 100))
+        >>> one = deepcopy(gate).partial_fit(X[:4] - 3, y[:4], language="sw")
+        >>> other = deepcopy(gate).partial_fit(X[4:8] - 2, y[4:8], language="yo")
+        >>> one.merge(other).languages_
+        array(['de', 'en', 'sw', 'yo'], dtype=object)
+        >>> one.merge(other).forget("sw").languages_
+        array(['de', 'en', 'yo'], dtype=object)
         """
-        scores = self.decision_function(X, language)
-        return np.column_stack([expit(-scores), expit(scores)])
-
-    def predict_log_proba(self, X: Any, language: Any = None) -> Floats:
-        """Predict the logarithm of the probability of either label.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_prompts, d)
-            Activations; with ``language_column``, one column more.
-        language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of the prompts.
-
-        Returns
-        -------
-        log_probabilities : ndarray of shape (n_prompts, 2)
-            Columns as in ``classes_``.
-        """
-        scores = self.decision_function(X, language)
-        return np.column_stack([log_expit(-scores), log_expit(scores)])
-
-    def score(self, X: Any, y: Any, language: Any = None, sample_weight: Any = None) -> float:
-        """Accuracy of the predictions.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_prompts, d)
-            Activations; with ``language_column``, one column more.
-        y : array-like of shape (n_prompts,)
-            True labels.
-        language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of the prompts.
-        sample_weight : array-like of shape (n_prompts,), default=None
-            Weights.
-
-        Returns
-        -------
-        accuracy : float
-            Share of prompts whose label is predicted.
-        """
-        predicted = self.predict(X, language)
-        return float(accuracy_score(y, predicted, sample_weight=sample_weight))
-
-    def _check_rows(
-        self, X: Any, y: Any, language: Any, sample_weight: Any, *, reset: bool
-    ) -> tuple[Floats, npt.NDArray[Any], Languages | None, Floats]:
-        """Check labelled rows and drop those of weight 0."""
-        X, language = split_language(X, language, self.language_column)
-        X, y = validate_data(self, X, y, dtype=np.float64, reset=reset)
-        language = None if language is None else check_language(language, len(X))
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        present = weight > 0
-        if not present.any():
-            raise ValueError("sample_weight is 0 for every row; expected some positive weights.")
-        if not present.all():
-            X, y, weight = X[present], y[present], weight[present]
-            language = None if language is None else language[present]
-        return X, y, language, weight
-
-    def _check_prompts(self, X: Any, language: Any) -> tuple[Floats, Languages | None]:
-        """Check unlabelled rows and their languages."""
-        X, language = split_language(X, language, self.language_column)
-        X = self._check_features(X)
-        return X, None if language is None else check_language(language, len(X))
-
-    def _check_unlabelled(self, X: Any) -> Floats:
-        """Check unlabelled rows whose languages are of no concern."""
-        return self._check_features(split_language(X, None, self.language_column)[0])
-
-    def _check_features(self, X: Any) -> Floats:
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        self._check_activations(X)
-        checked: Floats = X
-        return checked
-
-    def _check_activations(self, X: Floats) -> None:
-        """Raise if rows are known to be other activations than the gate was fitted on."""
-        fitted_on = self.activation_source_
-        found = None if fitted_on is None else recall(X)
-        if fitted_on is not None and found is not None and found != fitted_on:
-            raise ValueError(
-                "X holds other activations than the gate was fitted on: "
-                f"{fitted_on.describe_change(found)}. Expected the same model, "
-                "tokenizer, template, layer and position."
-            )
-
-    def _find_sources(self, language: Languages | None, n_rows: int) -> Bools:
-        """Which rows the direction is learned from."""
-        if self.source_languages is None:
-            return np.ones(n_rows, dtype=bool)
-        sources = set(
-            check_language(self.source_languages, len(self.source_languages), "source_languages")
+        check_is_fitted(self)
+        if type(other) is not type(self):
+            raise TypeError(f"Got other of type {type(other).__name__}, expected a LatentGate.")
+        check_is_fitted(other)
+        same_labels = (
+            self.unknown_language == other.unknown_language
+            and np.array_equal(self.classes_, other.classes_)
+            and self.harmful_label_ == other.harmful_label_
         )
-        given = f"source_languages={sorted(sources)}, but"
-        if language is None:
-            raise ValueError(f"{given} no language was given; expected that of every row.")
-        found = set(language)
-        if not sources & found:
-            raise ValueError(
-                f"{given} the rows are in {sorted(found)}; expected rows of at least one source "
-                "language."
-            )
-        if sources - found:
-            warnings.warn(
-                f"{given} no row is in {sorted(sources - found)}; the direction is learned from "
-                "the others.",
-                UserWarning,
-                stacklevel=2,
-            )
-        is_source: Bools = np.isin(language.astype(str), sorted(sources))
-        return is_source
+        if not same_labels:
+            raise ValueError(NO_COPY)
+        return _take(deepcopy(self), self.language_book_.merge(other.language_book_))
 
-    def _check_known(self, language: Languages) -> None:
-        unknown = sorted(set(language) - set(self.languages_))
-        if not unknown:
-            return
-        message = f"language {unknown} was never seen; known are {self.languages_.tolist()}."
-        if self.unknown_language == "error":
+    def operating_point(
+        self,
+        language: str | None = None,
+        *,
+        target_fpr: float | None = None,
+        target_fnr: float | None = None,
+        confidence: float = 0.9,
+    ) -> OperatingPoint:
+        """Find a threshold that keeps an error rate below a target, with a stated confidence.
+
+        Nothing is assumed about the distribution of the scores, only that new prompts are drawn
+        like the shots; the threshold is one of their scores [1]_. It takes at least
+        ``log(1 - confidence) / log(1 - target)`` shots of the class.
+
+        Parameters
+        ----------
+        language : str, default=None
+            The language. If None, the pooled source.
+        target_fpr : float, default=None
+            Largest share of harmless prompts called harmful.
+        target_fnr : float, default=None
+            Largest share of harmful prompts called harmless. Give one of the two targets.
+        confidence : float, default=0.9
+            Share of draws of shots for which the bound holds.
+
+        Returns
+        -------
+        point : OperatingPoint
+            Its ``threshold`` applies to ``harm_score`` of the gate as it is now: apply it
+            yourself, since ``predict`` and :class:`SteeringWrapper` ignore it. It rests on shots,
+            not on source rows, to which the probe was fitted, so that the bounds would be too good
+            (with "refit", this is true of the shots as well).
+
+        Raises
+        ------
+        ValueError
+            If the shots can't support the target; the message says what they can support.
+
+        References
+        ----------
+        .. [1] S. S. Wilks, "Determination of Sample Sizes for Setting Tolerance Limits", Annals
+           of Mathematical Statistics 12, 1941.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skgate import LatentGate
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.tile([0, 1], 100)
+        >>> X = rng.normal(size=(200, 8)) + 1.5 * y[:, None]
+        >>> gate = LatentGate().fit(X, y, language=np.repeat(["de", "en"], 100))
+        >>> gate = gate.partial_fit(X - 1, y, language="sw")
+        >>> point = gate.operating_point("sw", target_fpr=0.05)
+        >>> f"at most {point.fpr_bound:.1%} false alarms, from {point.n_harmless} prompts"
+        'at most 3.8% false alarms, from 100 prompts'
+        >>> flagged = gate.harm_score(X - 1, "sw") > point.threshold
+        >>> flagged[y == 0].mean(), flagged[y == 1].mean()
+        (np.float64(0.01), np.float64(0.94))
+        """
+        check_is_fitted(self)
+        rate, target = check_target(target_fpr, target_fnr, confidence)
+        _check_one_language(language)
+        book = self.language_book_
+        if language is None and book.detects(self.unknown_language):
             raise ValueError(
-                f"{message} Calibrate it with partial_fit, or use unknown_language='source' or "
-                "'detect'."
+                "Got language=None with unknown_language='detect', where the score of a prompt "
+                f"averages those of all languages, expected one of {book.languages}."
             )
-        used = (
-            "The languages known are mixed by how well the prompts fit them"
-            if self._detects()
-            else "The pooled source's boundary is used"
+        if language is not None and language not in book.languages:
+            raise ValueError(
+                f"Got language={language!r}, which the gate has never seen, expected one of "
+                f"{book.languages}."
+            )
+        shots = book.shots(language)
+        scores = book.calibrations[language].probe(shots.z)
+        return find_operating_point(
+            scores, shots.harmful, rate, target, float(confidence), language
         )
-        warnings.warn(
-            f"{message} {used}, which may lie far off: calibrate it with partial_fit.",
-            UserWarning,
-            stacklevel=4,
-        )
+
+    def suggest(self, X: Any, language: str | None = None, n: int = 8) -> npt.NDArray[np.intp]:
+        """Choose prompts to label that narrow down a boundary more than random ones.
+
+        They are evenly spread over the order of the prompts' scores. In such a systematic sample
+        the mean scores of the classes, which place the boundary, vary less than in a random
+        sample. Nor are they biased, as they would be if prompts near the boundary were preferred.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, d)
+            Activations of unlabelled prompts; with ``language_column``, one column more.
+        language : str, default=None
+            Their language. If None, the pooled source.
+        n : int, default=8
+            How many to choose.
+
+        Returns
+        -------
+        rows : ndarray of shape (n,), dtype intp
+            Row indices into ``X``, from the lowest score to the highest.
+
+        Raises
+        ------
+        ValueError
+            If ``n`` is not between 1 and the number of prompts.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skgate import LatentGate
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.tile([0, 1], 100)
+        >>> X = rng.normal(size=(200, 8)) + 4 * y[:, None]
+        >>> gate = LatentGate().fit(X, y, language=np.repeat(["de", "en"], 100))
+        >>> y[gate.suggest(X, n=6)]
+        array([0, 0, 0, 1, 1, 1])
+        """
+        check_is_fitted(self)
+        X = self._check_activations(split_language(X, None, self.language_column)[0])
+        _check_one_language(language)
+        check_scalar(n, "n", Integral, min_val=1, max_val=len(X))
+        calibrations = self.language_book_.calibrations
+        probe = calibrations.get(language, calibrations[None]).probe
+        order = np.argsort(probe(X @ self.basis_), kind="stable")
+        return order[((np.arange(n) + 0.5) * len(order) / n).astype(np.intp)]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
+
+
+def _take(gate: LatentGate, book: LanguageBook) -> LatentGate:
+    """Give a gate a language book, and the attributes that follow from it."""
+    attributes = book.describe(harmful_sign(gate))
+    gate.language_book_ = book
+    gate.__dict__.update(attributes)
+    return gate
+
+
+def _check_rows(
+    gate: LatentGate, X: Any, y: Any, language: Any, sample_weight: Any, *, reset: bool
+) -> tuple[Floats, npt.NDArray[Any], Languages | None, Floats]:
+    """Check labelled rows and drop those of weight 0."""
+    X, language = split_language(X, language, gate.language_column)
+    X, y = validate_data(gate, X, y, dtype=np.float64, reset=reset)
+    language = None if language is None else check_language(language, len(X))
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    present = weight > 0
+    if not present.any():
+        raise ValueError("Got sample_weight=0 for every row, expected some positive weights.")
+    if not present.all():
+        X, y, weight = X[present], y[present], weight[present]
+        language = None if language is None else language[present]
+    return X, y, language, weight
+
+
+def _check_one_language(language: Any) -> None:
+    if language is not None and not isinstance(language, str):
+        raise TypeError(
+            f"Got language={language!r} of type {type(language).__name__}, expected one str such "
+            "as 'sw', or None."
+        )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from scipy.stats import beta
+from sklearn.utils.validation import check_scalar
 
+from skgate._base import set_module
 from skgate.gate._subspace import Bools, Floats
 
 
+@set_module("skgate")
 @dataclass(frozen=True)
 class OperatingPoint:
     """A threshold on the harm score, and upper bounds of its error rates.
@@ -17,16 +21,16 @@ class OperatingPoint:
     Attributes
     ----------
     threshold : float
-        Call a prompt harmful if its harm score is greater.
+        A prompt is harmful if its harm score is greater.
     fpr_bound : float
-        The false positive rate is at most this, with ``confidence``.
+        Upper bound of the false positive rate.
     fnr_bound : float
-        The false negative rate is at most this, with ``confidence``; the two bounds hold
-        singly, each with that confidence.
+        Upper bound of the false negative rate.
     confidence : float
-        Share of draws of shots for which a bound holds.
+        Share of draws of shots for which a bound holds. It applies to each bound alone, not to both
+        at once.
     n_harmless, n_harmful : int
-        The labelled prompts that the bounds rest on.
+        Numbers of labelled prompts that the bounds rest on.
 
     See Also
     --------
@@ -49,6 +53,24 @@ class OperatingPoint:
     n_harmful: int
 
 
+def check_target(
+    target_fpr: float | None, target_fnr: float | None, confidence: float
+) -> tuple[str, float]:
+    """Return the one error rate that a target is given for, "fpr" or "fnr", and the target."""
+    targets = {"fpr": target_fpr, "fnr": target_fnr}
+    given = {rate: target for rate, target in targets.items() if target is not None}
+    if len(given) != 1:
+        raise ValueError(
+            f"Got target_fpr={target_fpr} and target_fnr={target_fnr}, expected one of the two."
+        )
+    ((rate, target),) = given.items()
+    for name, value in ((f"target_{rate}", target), ("confidence", confidence)):
+        check_scalar(value, name, Real)
+        if not 0 < value < 1:
+            raise ValueError(f"Got {name}={value}, expected a number between 0 and 1, exclusive.")
+    return rate, float(target)
+
+
 def find_operating_point(
     scores: Floats,
     harmful: Bools,
@@ -59,9 +81,9 @@ def find_operating_point(
 ) -> OperatingPoint:
     """Find the threshold that meets a target for one error rate and is best for the other.
 
-    The threshold is an order statistic of the scores of the class whose error it is, so that the
-    rate beyond it has a beta distribution [1]_; the other class's rate is bounded by
-    Clopper and Pearson's interval.
+    The threshold is an order statistic of the scores of the class that the error concerns, so the
+    error rate has a beta distribution [1]_. The other class's error rate is bounded by the
+    Clopper-Pearson interval.
 
     Parameters
     ----------
@@ -70,13 +92,13 @@ def find_operating_point(
     harmful : ndarray of bool of shape (n,)
         Their labels.
     rate : {"fpr", "fnr"}
-        Which rate the target is for.
+        The rate that the target is for.
     target : float
         Largest rate allowed.
     confidence : float
-        Of each bound.
+        Confidence of each bound.
     language : str or None
-        For messages.
+        Language, for messages.
 
     Returns
     -------
@@ -86,7 +108,7 @@ def find_operating_point(
     Raises
     ------
     ValueError
-        If the labelled prompts are too few for the target.
+        If there are too few labelled prompts for the target.
 
     References
     ----------
@@ -106,9 +128,9 @@ def find_operating_point(
         needed = int(np.ceil(np.log(1 - confidence) / np.log1p(-target)))
         best = f"{bounds[-1]:.3g}" if n else "1"
         raise ValueError(
-            f"target_{rate}={target} can't be met with {confidence:.0%} confidence by the {n} "
-            f"{kind} prompts known of language {language!r}: the lowest rate that they support is "
-            f"{best}. Expected at least {needed} {kind} prompts."
+            f"Got target_{rate}={target}, which the {n} {kind} shots of language {language!r} "
+            f"can't support with {confidence:.0%} confidence: the lowest rate they support is "
+            f"{best}. Expected at least {needed} {kind} shots."
         )
     i = int(allowed[0])
     threshold = own[i]

@@ -1,4 +1,4 @@
-"""Linear harm scores on the harmfulness subspace, and the rows they are fitted on."""
+"""Linear probes on the harmfulness subspace, and the rows they are fitted on."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from sklearn.linear_model import LogisticRegression
 from skgate.gate._subspace import Bools, Floats
 
 
-class Rows(NamedTuple):
-    """Labelled prompts, projected on the harmfulness subspace."""
+class LabelledRows(NamedTuple):
+    """Labelled prompts, projected onto the harmfulness subspace."""
 
     z: Floats  # (n, rank)
     harmful: Bools  # (n,)
     weight: Floats  # (n,)
 
-    def take(self, rows: Bools) -> Rows:
+    def take(self, rows: Bools) -> LabelledRows:
         """Return some of the rows."""
-        return Rows(self.z[rows], self.harmful[rows], self.weight[rows])
+        return LabelledRows(self.z[rows], self.harmful[rows], self.weight[rows])
 
-    def empty(self) -> Rows:
+    def empty(self) -> LabelledRows:
         """Return none of the rows."""
-        return Rows(self.z[:0], self.harmful[:0], self.weight[:0])
+        return LabelledRows(self.z[:0], self.harmful[:0], self.weight[:0])
 
     @property
     def has_both_classes(self) -> bool:
@@ -31,15 +31,15 @@ class Rows(NamedTuple):
         return bool(self.harmful.any() and not self.harmful.all())
 
 
-def stack(*groups: Rows | None) -> Rows | None:
-    """Put groups of rows below each other; None without any."""
+def stack(*groups: LabelledRows | None) -> LabelledRows | None:
+    """Concatenate groups of rows; None if all groups are None."""
     found = [rows for rows in groups if rows is not None]
     if not found:
         return None
-    return Rows(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    return LabelledRows(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
-class Readout(NamedTuple):
+class Probe(NamedTuple):
     """A linear harm score; greater than 0 means harmful."""
 
     coef: Floats  # (rank,)
@@ -50,29 +50,29 @@ class Readout(NamedTuple):
         scores: Floats = z @ self.coef + self.intercept
         return scores
 
-    def lowered(self, threshold: float) -> Readout:
-        """Return the score whose boundary is this one's ``threshold``."""
-        return Readout(self.coef, self.intercept - threshold)
+    def with_threshold(self, threshold: float) -> Probe:
+        """Return the score that is 0 where this one is ``threshold``."""
+        return Probe(self.coef, self.intercept - threshold)
 
-    def scaled(self, factor: float) -> Readout:
-        """Return the score of the same boundary that is steeper by ``factor``."""
-        return Readout(self.coef * factor, self.intercept * factor)
+    def scaled(self, factor: float) -> Probe:
+        """Return the score with the same boundary, steeper by ``factor``."""
+        return Probe(self.coef * factor, self.intercept * factor)
 
 
-def fit_readout(rows: Rows, C: float) -> Readout:
-    """Fit a logistic regression on the standardised rows, both classes weighing the same.
+def fit_probe(rows: LabelledRows, C: float) -> Probe:
+    """Fit a logistic regression on standardized rows, with both classes weighted equally.
 
     Parameters
     ----------
-    rows : Rows
+    rows : LabelledRows
         Rows of both classes.
     C : float
-        Inverse strength of the L2 regularisation.
+        Inverse strength of the L2 regularization.
 
     Returns
     -------
-    readout : Readout
-        The optimum, as a score of unstandardised rows.
+    probe : Probe
+        The optimum, as a score of the rows before standardization.
     """
     z, harmful, weight = rows
     mean = np.average(z, axis=0, weights=weight)
@@ -83,4 +83,4 @@ def fit_readout(rows: Rows, C: float) -> Readout:
     solver = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-8, max_iter=1000)
     solver.fit((z - mean) / scale, harmful, sample_weight=weight * balance)
     coef = solver.coef_[0] / scale
-    return Readout(coef, float(solver.intercept_[0] - mean @ coef))
+    return Probe(coef, float(solver.intercept_[0] - mean @ coef))

@@ -1,9 +1,9 @@
-"""How a language shifts and squeezes the source readout's scores, from a few labelled ones.
+"""The prior of how a language shifts and squeezes the scores of the source probe.
 
-In language l the scores of harmless and harmful prompts lie around ``a - q / 2`` and ``a + q / 2``
-with standard deviations ``w * spread``: ``a`` is the language's boundary, ``q`` the gap between
-the classes and ``w`` the width of its scores, all relative to the sources'. A language of which
-little is known has ``a`` near the source boundary, half the sources' gap and their width.
+The scores of a language's harmless and harmful prompts are normal around ``a - q / 2`` and
+``a + q / 2`` with standard deviations ``w * spread``. ``a`` is the language's boundary, ``q`` the
+gap between its classes, ``w`` the width of its scores relative to the sources'. Without evidence,
+``a`` is the source boundary, ``q`` half the sources' gap, ``w`` their width.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from scipy.stats import t as student_t
 
 from skgate.gate._subspace import Bools, Floats
 
-# What is assumed of a further language before anything is seen of it, in the units of the model.
-# Round numbers; docs/benchmarks.md shows what halving and doubling each of them does.
-_SHIFT = 1.0  # spread of the boundary, in standard deviations of the scores within a class
+# Assumptions about a new language, in the units of the model. Round numbers; docs/benchmarks.md
+# shows the effect of halving and doubling each.
+_SHIFT = 1.0  # scale of the boundary, in standard deviations of the scores within a class
 _SQUEEZE = 0.5  # gap relative to a held-out source's (AUCs in arXiv:2606.01196 say about 0.6)
 _SQUEEZE_SPREAD = 0.2
-_WIDTH_ROWS = 6.0  # rows that the sources' width counts for
-_TAILS = 2.0  # degrees of freedom of the prior's t distributions
-_MIN_SQUEEZE = 0.05  # the classes never change places
+WIDTH_ROWS = 6.0  # weight of the sources' width, in rows
+TAILS = 2.0  # degrees of freedom of the prior's t distributions
+MIN_SQUEEZE = 0.05  # harmful prompts always score higher than harmless ones
 _LEVEL = 0.9  # of the intervals
 _ROUNDING = 1e-6  # of a gap
-_MIN_FREEDOM = 2.0  # rows of a class, less its mean, that a spread can be told from
+_MIN_FREEDOM = 2.0  # degrees of freedom of a class that an estimate of its spread needs
 
 
 class ScoreStatistics(NamedTuple):
-    """Weight, mean and sum of squared residuals of the (harmless, harmful) scores of a language."""
+    """Weights, means and sums of squared residuals of a language's (harmless, harmful) scores."""
 
     weight: Floats  # (2,)
     mean: Floats  # (2,), 0 without rows
@@ -38,7 +38,7 @@ class ScoreStatistics(NamedTuple):
 
     @classmethod
     def of(cls, scores: Floats, harmful: Bools, weight: Floats) -> ScoreStatistics:
-        """Summarise labelled scores."""
+        """Summarize labelled scores."""
         rows = [~harmful, harmful]
         total = np.array([weight[r].sum() for r in rows])
         mean = np.array([weight[r] @ scores[r] for r in rows])
@@ -55,20 +55,20 @@ class ScoreStatistics(NamedTuple):
 
 
 class LanguageShift(NamedTuple):
-    """What is known of a language.
+    """Boundary, gap and width of a language's scores.
 
     Attributes
     ----------
     boundary : float
-        Between the classes, on the scale of the source readout's scores.
+        Boundary between the classes, on the scale of the source probe's scores.
     deviation : float
-        Standard deviation of the boundary: how far the best one may lie off.
+        Standard deviation of the boundary.
     gap : float
         Distance between the classes' mean scores.
     width : float
-        Standard deviations of the scores, relative to the sources'.
+        Standard deviation of the scores within a class, relative to the sources'.
     rows : float
-        What the deviation's estimate rests on, in rows.
+        Rows that the estimate of the deviation rests on.
     """
 
     boundary: float
@@ -78,20 +78,20 @@ class LanguageShift(NamedTuple):
     rows: float
 
     def interval(self) -> tuple[float, float]:
-        """90 % interval of the boundary."""
+        """Compute the 90 % interval of the boundary."""
         reach = student_t.ppf((1 + _LEVEL) / 2, self.rows) * self.deviation
         return self.boundary - reach, self.boundary + reach
 
 
 class LanguagePrior(NamedTuple):
-    """What to expect of a further language.
+    """What to expect of a new language, learned from the source languages.
 
     Attributes
     ----------
     boundary : float
-        The pooled source's boundary, which is also a further language's expected one.
+        The pooled source's boundary: the prior mean of the new language's.
     gap : float
-        Distance between the sources' mean scores of harmful and harmless prompts.
+        Difference between the sources' mean scores of harmful and harmless prompts.
     spread : ndarray of shape (2,)
         Standard deviation of the (harmless, harmful) scores within a source language.
     shift : float
@@ -103,8 +103,8 @@ class LanguagePrior(NamedTuple):
     log_width : float
         Mean logarithm of a held-out source's width.
     misfit : float
-        How far a held-out source's best boundary lies from the midpoint of its class means (root
-        mean square, in standard deviations of its scores): what no number of shots tells.
+        Root mean square distance of a held-out source's best boundary from the midpoint of its
+        class means, in standard deviations of its scores. Shots don't reduce it.
     """
 
     boundary: float
@@ -122,24 +122,24 @@ class LanguagePrior(NamedTuple):
         return float(np.sqrt((self.spread**2).mean()))
 
     def unseen(self) -> LanguageShift:
-        """Return what is known of a language without any prompt of it."""
+        """Return the shift to expect of a language without any evidence."""
         width = float(np.exp(self.log_width))
         deviation = float(np.hypot(self.shift, width * self.misfit * self.unit))
         gap = self.squeeze * width * self.gap
-        return LanguageShift(self.boundary, deviation, gap, width, _WIDTH_ROWS)
+        return LanguageShift(self.boundary, deviation, gap, width, WIDTH_ROWS)
 
     def width(self, shots: ScoreStatistics) -> tuple[float, float]:
-        """Estimate the width of a language, and the rows that the estimate rests on."""
-        rows = _WIDTH_ROWS + np.maximum(shots.weight - 1, 0).sum()
-        expected = _WIDTH_ROWS * np.exp(2 * self.log_width)
+        """Estimate the width of a language; also return the rows the estimate rests on."""
+        rows = WIDTH_ROWS + np.maximum(shots.weight - 1, 0).sum()
+        expected = WIDTH_ROWS * np.exp(2 * self.log_width)
         return float(np.sqrt((expected + (shots.residual / self.spread**2).sum()) / rows)), rows
 
     def update(self, shots: ScoreStatistics) -> LanguageShift:
-        """Learn from labelled scores: any number, one class alone too.
+        """Update by labelled scores of one class or both, any number of them.
 
         Given the width, (boundary, squeeze) has a normal likelihood and t priors, which are
-        mixtures of normals: the posterior is normal, the mixtures' weights are updated in turns
-        with it (mean-field variational Bayes).
+        mixtures of normals. The normal posterior and the weights of the mixtures are updated in
+        turns (mean-field variational Bayes).
         """
         width, rows = self.width(shots)
         scale = np.array([self.shift, self.squeeze_spread])
@@ -154,28 +154,28 @@ class LanguagePrior(NamedTuple):
             covariance = np.linalg.inv(evidence + np.diag(weight / scale**2))
             found = covariance @ (pull + mean * weight / scale**2)
             distance = ((found - mean) ** 2 + covariance.diagonal()) / scale**2
-            weight = (_TAILS + 1) / (_TAILS + distance)
+            weight = (TAILS + 1) / (TAILS + distance)
         misfit = width * self.misfit * self.unit
         return LanguageShift(
             boundary=self.boundary + float(found[0]),
             deviation=float(np.hypot(np.sqrt(covariance[0, 0]), misfit)),
-            gap=float(max(found[1], _MIN_SQUEEZE)) * width * self.gap,
+            gap=float(max(found[1], MIN_SQUEEZE)) * width * self.gap,
             width=width,
             rows=rows,
         )
 
 
 class HeldOut(NamedTuple):
-    """A source language as the others see it, in standard deviations of their scores."""
+    """A source language scored by a probe of the others, in standard deviations of their scores."""
 
-    shift: float  # of the middle between its classes from their boundary
+    shift: float  # from their boundary to the middle between its classes
     squeeze: float  # its gap relative to theirs and to its width
     log_width: float
-    misfit: float  # of its best boundary from the middle, relative to its width
+    misfit: float  # from the middle to its best boundary, relative to its width
 
 
 class Scored(NamedTuple):
-    """Scored rows of one or several languages."""
+    """Scores of labelled rows in one or several languages."""
 
     scores: Floats
     harmful: Bools
@@ -183,7 +183,7 @@ class Scored(NamedTuple):
     languages: Sequence[Bools]  # the rows of each
 
     def statistics(self) -> list[ScoreStatistics]:
-        """Summarise the languages that have both classes."""
+        """Summarize the languages that have both classes."""
         found = [
             ScoreStatistics.of(self.scores[rows], self.harmful[rows], self.weight[rows])
             for rows in self.languages
@@ -191,11 +191,12 @@ class Scored(NamedTuple):
         return [one for one in found if one.has_both_classes]
 
     def gap_and_spread(self) -> tuple[float, Floats]:
-        """Mean gap between a language's classes, and the deviations within them.
+        """Estimate the mean gap between a language's classes, and the deviations within them.
 
-        Neither is ever 0: at least what rounding leaves of a difference. Of a class with hardly two
-        rows in any language, the deviation is that from its mean over all languages; if there are
-        hardly two in all, that of the other class; if neither tells, a quarter of the gap.
+        Both are positive, at least the size of a rounding error. If a class has too few rows in
+        every language, its deviation is taken from its mean over all languages. If it has too
+        few rows in all, it gets the other class's deviation. If both have too few, it is a quarter
+        of the gap.
         """
         pooled = ScoreStatistics.of(self.scores, self.harmful, self.weight)
         found = self.statistics() or [pooled]
@@ -206,7 +207,7 @@ class Scored(NamedTuple):
             residual, weight = (sum(getattr(one, name) for one in some) for name in _SUMS)
             freedom = weight - len(some)
             told = np.isnan(spread) & (freedom >= _MIN_FREEDOM)
-            told &= residual > freedom * (_ROUNDING * gap) ** 2  # equal rows tell nothing
+            told &= residual > freedom * (_ROUNDING * gap) ** 2  # equal rows have no spread
             spread[told] = np.sqrt(residual[told] / freedom[told])
         spread = np.where(np.isnan(spread), spread[::-1], spread)
         spread = np.where(np.isnan(spread), gap / 4, spread)
@@ -214,7 +215,7 @@ class Scored(NamedTuple):
 
     @property
     def tells_spread(self) -> bool:
-        """Whether there are rows enough to tell how far the scores of a class spread."""
+        """Whether there are enough rows to estimate the spread of both classes."""
         found = self.statistics()
         weight = sum((one.weight for one in found), start=np.zeros(2))
         return bool((weight - len(found) >= _MIN_FREEDOM).all())
@@ -229,23 +230,23 @@ def hold_out(
     own: Scored,
     best_boundary: Callable[[Scored], float],
 ) -> HeldOut | None:
-    """Compare a source language with the others, by a readout fitted without it.
+    """Compare a source language with the others on a probe fitted without it.
 
     Parameters
     ----------
     others : Scored
-        Rows of the other source languages.
+        LabelledScores of the other source languages.
     boundary : float
         Their pooled boundary.
     own : Scored
-        The rows of the language.
+        Scores of the language.
     best_boundary : callable
-        Finds the boundary between labelled scores.
+        Maps labelled scores to the best boundary between them.
 
     Returns
     -------
     held_out : HeldOut or None
-        None if a class is missing, or of too few rows to tell its spread.
+        None if a class has too few rows to estimate its spread.
     """
     if not (own.tells_spread and others.tells_spread):
         return None
@@ -264,16 +265,16 @@ def hold_out(
 
 
 def learn_prior(sources: Scored, boundary: float, held_out: Sequence[HeldOut]) -> LanguagePrior:
-    """Learn from the source languages what to expect of a further one.
+    """Learn from the source languages what to expect of a new one.
 
     Parameters
     ----------
     sources : Scored
-        Rows of the source languages.
+        LabelledRows of the source languages.
     boundary : float
         Their pooled boundary.
     held_out : sequence of HeldOut
-        Source languages as the others see them; may be empty.
+        One for each source language that was held out; may be empty.
 
     Returns
     -------
@@ -281,7 +282,7 @@ def learn_prior(sources: Scored, boundary: float, held_out: Sequence[HeldOut]) -
         On the scale of the scores.
     """
     gap, spread = sources.gap_and_spread()
-    # Without sources to hold out, a further one would be like the pooled source.
+    # Without sources to hold out, a new language is expected to be like the pooled source.
     seen = np.array(held_out or [HeldOut(0.0, 1.0, 0.0, 0.0)])
     shift, squeeze, log_width, misfit = seen.T
     return LanguagePrior(

@@ -1,4 +1,4 @@
-"""What the scores of unlabelled prompts tell about their language."""
+"""The posterior of a language's shift, given unlabelled scores: adaptive importance sampling."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from scipy.special import betaln, gammaln, log_expit, logsumexp, softmax
 from scipy.stats import t as student_t
 
 from skgate.gate._shift_prior import (
-    _MIN_SQUEEZE,
-    _TAILS,
-    _WIDTH_ROWS,
+    MIN_SQUEEZE,
+    TAILS,
+    WIDTH_ROWS,
     LanguagePrior,
     LanguageShift,
     ScoreStatistics,
@@ -20,25 +20,25 @@ from skgate.gate._shift_prior import (
 from skgate.gate._subspace import Floats
 
 _NONE_HARMFUL = 0.25  # prior probability that no prompt is harmful
-_SHARE = 2.0  # otherwise the harmful prompts' share is from Beta(2, 2)
+_SHARE = 2.0  # prior of the harmful share otherwise: Beta(2, 2)
 _DRAWS, _MAX_SCORES = 4096, 512
 _FEWEST_ROUNDS, _MOST_ROUNDS = 6, 40
 _NEGLIGIBLE = 0.01
-_EFFECTIVE = 400.0  # draws that the weighted ones must be worth
+_EFFECTIVE = 400.0  # effective sample size needed
 _PROPOSAL_TAILS = 5.0
 
 
 class Adaptation(NamedTuple):
-    """What labelled and unlabelled scores tell together.
+    """Posterior given labelled and unlabelled scores.
 
     Attributes
     ----------
     shift : LanguageShift
-        The language.
+        Boundary, gap and width of the language's scores.
     none_harmful : float
         Posterior probability that none of the unlabelled prompts is harmful.
     settled : bool
-        Whether the posterior was found, where it matters.
+        Whether the sampling converged for every case of more than negligible probability.
     """
 
     shift: LanguageShift
@@ -49,23 +49,23 @@ class Adaptation(NamedTuple):
 def adapt(prior: LanguagePrior, shots: ScoreStatistics, scores: Floats) -> Adaptation:
     """Learn a language's boundary from labelled and unlabelled scores.
 
-    The unlabelled ones are either all harmless, or a mixture of both classes with an unknown share
-    of harmful ones; the answer is the average over both cases, and over all boundaries,
-    gaps, widths and shares, by their posterior (adaptive importance sampling).
+    The unlabelled prompts are either all harmless, or a mixture of both classes with an unknown
+    share of harmful ones. The result is the posterior mean over both cases and over all
+    boundaries, gaps, widths and shares (adaptive importance sampling).
 
     Parameters
     ----------
     prior : LanguagePrior
-        What the source languages say.
+        What the source languages suggest.
     shots : ScoreStatistics
-        Of the labelled scores; may be empty.
+        Statistics of the labelled scores; may be empty.
     scores : ndarray of shape (n,)
         The unlabelled scores.
 
     Returns
     -------
     adaptation : Adaptation
-        What is known of the language.
+        The posterior.
     """
     model = _Model(prior, shots, *_condense(np.sort(scores)))
     cases = [_sample(model, none_harmful) for none_harmful in (True, False)]
@@ -84,7 +84,7 @@ def adapt(prior: LanguagePrior, shots: ScoreStatistics, scores: Floats) -> Adapt
         deviation=float(np.hypot(np.sqrt(spread), misfit)),
         gap=float(mean[1]) * width * prior.gap,
         width=width,
-        rows=_WIDTH_ROWS + float(shots.weight.sum()),
+        rows=WIDTH_ROWS + float(shots.weight.sum()),
     )
     settled = all(
         case.settled for p, case in zip(probability, cases, strict=True) if p > _NEGLIGIBLE
@@ -93,10 +93,10 @@ def adapt(prior: LanguagePrior, shots: ScoreStatistics, scores: Floats) -> Adapt
 
 
 def _condense(scores: Floats) -> tuple[Floats, Floats]:
-    """Replace many sorted scores by the means of neighbours, and what each counts for.
+    """Replace many sorted scores by the means of neighbours; also return the weight of each.
 
-    Together they count for at most 512: the model is not exact enough to be surer than that,
-    and the sampling would not find so narrow a posterior.
+    The weights sum to 512 at most. The model is not exact enough to justify a narrower posterior,
+    and the sampling would not find one.
     """
     groups = np.array_split(scores, min(len(scores), _MAX_SCORES))
     counts = np.array([len(group) for group in groups], dtype=float)
@@ -113,7 +113,7 @@ class _Model(NamedTuple):
     counts: Floats
 
     def start(self, none_harmful: bool) -> tuple[Floats, Floats]:
-        """Mean and covariance to begin with."""
+        """Return the mean and covariance of the first proposal."""
         prior = self.prior
         known = prior.update(self.shots)
         mean = [known.boundary - prior.boundary, prior.squeeze, prior.log_width, 0.0]
@@ -123,7 +123,7 @@ class _Model(NamedTuple):
         return np.array(mean[:size]), np.diag(variance[:size])
 
     def log_density(self, draws: Floats, none_harmful: bool) -> Floats:
-        """Log of prior times likelihood, up to what is the same in both cases."""
+        """Log of prior times likelihood, up to a constant that both cases share."""
         prior = self.prior
         boundary, squeeze, log_width = draws.T[:3]
         width = np.exp(log_width)
@@ -132,9 +132,9 @@ class _Model(NamedTuple):
             _log_t(boundary / prior.shift)
             + _log_t((squeeze - prior.squeeze) / prior.squeeze_spread)
             # The width's square is inverse gamma, as in LanguagePrior.width.
-            - _WIDTH_ROWS * (log_width - prior.log_width)
-            - _WIDTH_ROWS / 2 * np.exp(2 * (prior.log_width - log_width))
-            + np.where(squeeze > _MIN_SQUEEZE, 0.0, -np.inf)
+            - WIDTH_ROWS * (log_width - prior.log_width)
+            - WIDTH_ROWS / 2 * np.exp(2 * (prior.log_width - log_width))
+            + np.where(squeeze > MIN_SQUEEZE, 0.0, -np.inf)
         )
         means = [prior.boundary + boundary + half * gap for half in (-0.5, 0.5)]
         for c in (0, 1):
@@ -161,18 +161,19 @@ class _Sample(NamedTuple):
     evidence: float  # log
     mean: Floats
     covariance: Floats
-    settled: bool  # whether enough draws count
+    settled: bool  # whether the effective sample size was reached
 
 
 def _log_t(x: Floats) -> Floats:
-    density: Floats = student_t.logpdf(x, _TAILS)
+    density: Floats = student_t.logpdf(x, TAILS)
     return density
 
 
 def _sample(model: _Model, none_harmful: bool) -> _Sample:
-    """Adapt a t distribution to the posterior; its evidence, mean and covariance.
+    """Adapt a t distribution to the posterior; return its evidence, mean and covariance.
 
-    While the draws miss the posterior, their weights are flattened until enough draws count.
+    While the proposal misses the posterior, the weights are flattened (raised to a power below 1)
+    until the effective sample size is reached.
     """
     rng = np.random.default_rng(0)
     mean, covariance = model.start(none_harmful)
@@ -204,7 +205,7 @@ def _sample(model: _Model, none_harmful: bool) -> _Sample:
 
 
 def _flattening(log_weight: Floats) -> float:
-    """Find the largest power of the weights, up to 1, with which enough draws count."""
+    """Find the largest power of the weights, up to 1, that reaches the effective sample size."""
     possible = log_weight[np.isfinite(log_weight)]
     enough = min(_EFFECTIVE, len(possible) / 2)
 

@@ -1,4 +1,4 @@
-"""What is learned from the source languages."""
+"""Direction, subspace and probe, learned from the source languages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from skgate.gate._probe import Readout, Rows, fit_readout
+from skgate._base import find_stack_level
+from skgate.gate._probe import LabelledRows, Probe, fit_probe
 from skgate.gate._shift_prior import HeldOut, LanguagePrior, Scored, hold_out, learn_prior
 from skgate.gate._subspace import (
     Bools,
@@ -18,42 +19,42 @@ from skgate.gate._subspace import (
     direction_between,
     harm_basis,
 )
-from skgate.gate._thresholds import balanced_f1_threshold, snap
+from skgate.gate._thresholds import balanced_f1_threshold, round_scores
 
 _LEAST_COSINE = 0.9
 
 
 @dataclass(frozen=True)
 class Source:
-    """Direction, subspace and readout of the source languages.
+    """Direction, subspace and probe of the source languages.
 
     Attributes
     ----------
     direction : ndarray of shape (d,)
         Unit vector from harmless to harmful.
     basis : ndarray of shape (d, r)
-        Of the harmfulness subspace.
-    rows : Rows
-        The source rows in it.
+        Orthonormal basis of the harmfulness subspace.
+    rows : LabelledRows
+        The source rows, projected onto it.
     groups : dict of str to ndarray of bool
-        The rows of each language; one group under "" without languages.
-    probe : Readout
-        The logistic readout.
+        The rows of each language; a single group "" without languages.
+    probe : Probe
+        The logistic regression.
     boundary : float
-        The pooled boundary on its score.
+        The pooled boundary on the probe's score.
     totals : dict of str to (ndarray of shape (d,), float)
-        Sum and weight of the rows of each language.
+        Sum and weight of each language's rows.
     """
 
     direction: Floats
     basis: Floats
-    rows: Rows
+    rows: LabelledRows
     groups: dict[str, Bools]
-    probe: Readout
+    probe: Probe
     boundary: float
     totals: dict[str, tuple[Floats, float]]
-    _all_rows: Rows  # in the space that all languages' directions span
-    _units: Floats  # these directions, in that space
+    _all_rows: LabelledRows  # projected onto the span of all languages' directions
+    _units: Floats  # these directions, in the coordinates of that span
 
     @property
     def rank(self) -> int:
@@ -61,7 +62,7 @@ class Source:
         return self.basis.shape[1]
 
     def prior(self, C: float) -> LanguagePrior:
-        """Learn what to expect of a further language, holding out each source language in turn."""
+        """Learn what to expect of a new language by holding out each source language in turn."""
         groups = list(self.groups.values())
         held_out = [] if len(groups) == 1 else [self._hold_out(i, C) for i in range(len(groups))]
         return learn_prior(
@@ -71,7 +72,7 @@ class Source:
         )
 
     def _hold_out(self, left_out: int, C: float) -> HeldOut | None:
-        """See a source language with the subspace, readout and boundary of the others."""
+        """Score a source language with the subspace, probe and boundary of the others."""
         groups = list(self.groups.values())
         others = ~groups[left_out]
         kept = [i for i in range(len(groups)) if i != left_out]
@@ -80,10 +81,10 @@ class Source:
         if not (len(units) and rows.has_both_classes and self._units[left_out].any()):
             return None
         basis = harm_basis(units, self.rank, units.mean(axis=0))
-        rows = Rows(rows.z @ basis, rows.harmful, rows.weight)
-        probe = fit_readout(rows, C)
+        rows = LabelledRows(rows.z @ basis, rows.harmful, rows.weight)
+        probe = fit_probe(rows, C)
         own = self._all_rows.take(groups[left_out])
-        own = Rows(own.z @ basis, own.harmful, own.weight)
+        own = LabelledRows(own.z @ basis, own.harmful, own.weight)
         return hold_out(
             _scored(rows, probe, [groups[i][others] for i in kept]),
             _pooled_boundary(rows, probe),
@@ -113,23 +114,23 @@ def learn_source(
     language : ndarray of str of shape (n,) or None
         Languages.
     rank : int
-        Dimensions of the subspace wanted.
+        Largest number of dimensions of the subspace.
     C : float
-        Inverse regularisation of the readout.
+        Inverse regularization of the probe.
 
     Returns
     -------
     source : Source
-        What was learned.
+        Direction, subspace and probe.
 
     Raises
     ------
     ValueError
-        If a class is missing or the classes' means are equal.
+        If a class is missing or the class means are equal.
     """
     if harmful.all() or not harmful.any():
         raise ValueError(
-            "y has one class among the rows of the source languages; expected harmful and "
+            "Got one class in y among the rows of the source languages, expected harmful and "
             "harmless prompts there."
         )
     groups = {"": np.ones(len(X), dtype=bool)}
@@ -139,26 +140,26 @@ def learn_source(
     pooled = direction_between(sums.sum(axis=0), weights.sum(axis=0))
     if pooled is None:
         raise ValueError(
-            "X has the same mean for both classes of y in the source languages; expected "
+            "Got the same mean of X for both classes of y in the source languages, expected "
             "activations that differ."
         )
     cosine = cosine_within(pooled, sums, weights)
     if cosine < _LEAST_COSINE:
         warnings.warn(
-            "The share of harmful rows differs between the source languages, so that direction_, "
-            "along which is steered, points from language to language too (cosine to the "
-            f"direction within them: {cosine:.2f}). Expected equal shares: balance "
-            "them by sample_weight, or leave rows out.",
+            "The share of harmful rows differs between the source languages, so direction_, which "
+            "steering uses, points from language to language as well (cosine to the direction "
+            f"within languages: {cosine:.2f}). Expected equal shares: balance them with "
+            "sample_weight, or leave rows out.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=find_stack_level(),
         )
     found = [direction_between(*of_language) for of_language in zip(sums, weights, strict=True)]
     units = np.stack([unit for unit in found if unit is not None] or [pooled])
     space = harm_basis(units, len(units), pooled)
-    all_rows = Rows(X @ space, harmful, weight)
+    all_rows = LabelledRows(X @ space, harmful, weight)
     rank = min(rank, space.shape[1])
-    rows = Rows(all_rows.z[:, :rank], harmful, weight)
-    probe = fit_readout(rows, C)
+    rows = LabelledRows(all_rows.z[:, :rank], harmful, weight)
+    probe = fit_probe(rows, C)
     return Source(
         direction=pooled,
         basis=space[:, :rank],
@@ -174,15 +175,15 @@ def learn_source(
     )
 
 
-def _scored(rows: Rows, probe: Readout, languages: list[Bools]) -> Scored:
+def _scored(rows: LabelledRows, probe: Probe, languages: list[Bools]) -> Scored:
     return Scored(probe(rows.z), rows.harmful, rows.weight, languages)
 
 
-def _pooled_boundary(rows: Rows, probe: Readout) -> float:
-    return balanced_f1_threshold(snap(probe(rows.z)), rows.harmful, rows.weight)
+def _pooled_boundary(rows: LabelledRows, probe: Probe) -> float:
+    return balanced_f1_threshold(round_scores(probe(rows.z)), rows.harmful, rows.weight)
 
 
 def _logistic_boundary(scored: Scored, C: float) -> float:
-    readout = fit_readout(Rows(scored.scores[:, None], scored.harmful, scored.weight), C)
-    slope = float(readout.coef[0])
-    return -readout.intercept / slope if slope else float(scored.scores.mean())
+    probe = fit_probe(LabelledRows(scored.scores[:, None], scored.harmful, scored.weight), C)
+    slope = float(probe.coef[0])
+    return -probe.intercept / slope if slope else float(scored.scores.mean())

@@ -40,7 +40,7 @@ def class_sums(
 
 
 def direction_between(sums: Floats, weights: Floats) -> Floats | None:
-    """Unit vector from the mean of the harmless to the mean of the harmful rows.
+    """Compute the unit vector from the mean of the harmless to the mean of the harmful rows.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def direction_between(sums: Floats, weights: Floats) -> Floats | None:
     Returns
     -------
     direction : ndarray of shape (d,) or None
-        None where a class is missing or the means are equal up to rounding.
+        None if a class is missing or the means are equal up to rounding.
     """
     if not (weights > 0).all():
         return None
@@ -63,15 +63,15 @@ def direction_between(sums: Floats, weights: Floats) -> Floats | None:
 
 
 def cosine_within(direction: Floats, sums: Floats, weights: Floats) -> float:
-    """Cosine of the pooled direction to that within the languages.
+    """Compute the cosine between the pooled direction and the direction within the languages.
 
-    It is small where one language has a larger share of harmful rows than another: the pooled
-    means then differ by how the languages do, too.
+    It is small if one language has a larger share of harmful rows than another: the difference of
+    the pooled means then contains a difference between languages.
 
     Parameters
     ----------
     direction : ndarray of shape (d,)
-        Between the pooled class means.
+        Unit vector between the pooled class means.
     sums : ndarray of shape (n_languages, 2, d)
         Sums of the (harmless, harmful) rows.
     weights : ndarray of shape (n_languages, 2)
@@ -80,7 +80,7 @@ def cosine_within(direction: Floats, sums: Floats, weights: Floats) -> float:
     Returns
     -------
     cosine : float
-        To the languages' mean difference of class means, weighted by their rows; 1 where no
+        Cosine to the languages' mean difference of class means, weighted by their rows; 1 if no
         language has both classes.
     """
     whole = (weights > 0).all(axis=1)
@@ -93,28 +93,28 @@ def cosine_within(direction: Floats, sums: Floats, weights: Floats) -> float:
 
 
 def harm_direction(X: Floats, harmful: Bools, weight: Floats) -> Floats | None:
-    """Unit vector from the mean of the harmless to the mean of the harmful rows of ``X``.
+    """Compute the unit vector from the harmless to the harmful mean of ``X``.
 
-    None where a class is missing or the means are equal up to rounding.
+    None if a class is missing or the means are equal up to rounding.
     """
     sums, weights = class_sums(X, harmful, weight, [np.ones(len(X), dtype=bool)])
     return direction_between(sums[0], weights[0])
 
 
 def harm_basis(directions: Floats, rank: int, towards: Floats) -> Floats:
-    """Orthonormal basis of the space that unit directions span, most shared first.
+    """Compute an orthonormal basis of the space that unit directions span, most shared first.
 
-    The first right singular vectors of the stacked directions, not centred; signs such that
-    ``towards`` has no negative coordinate.
+    It consists of the first right singular vectors of the stacked directions, not centered. Their
+    signs are such that ``towards`` has no negative coordinate.
 
     Parameters
     ----------
     directions : ndarray of shape (n_languages, d)
         Unit vectors.
     rank : int
-        Dimensions wanted; cut to the directions' numerical rank.
+        Number of dimensions; reduced to the directions' numerical rank.
     towards : ndarray of shape (d,)
-        What fixes the signs.
+        Vector that fixes the signs.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def harm_basis(directions: Floats, rank: int, towards: Floats) -> Floats:
 
 
 def projection_gap(projections: Floats, harmful: Bools, weight: Floats) -> float:
-    """Q75 of the harmful minus Q25 of the harmless projections.
+    """Compute Q75 of the harmful minus Q25 of the harmless projections.
 
     Parameters
     ----------
@@ -139,20 +139,42 @@ def projection_gap(projections: Floats, harmful: Bools, weight: Floats) -> float
     harmful : ndarray of bool of shape (n,)
         Labels.
     weight : ndarray of shape (n,)
-        Weights; where they differ, the inverted-CDF quantile is used, else the linear one.
+        Positive weights; a row of weight 2 counts as two equal rows.
 
     Returns
     -------
     gap : float
         In units of the activations.
     """
-    weighted = np.ptp(weight) > 0
+    upper = weighted_quantile(projections[harmful], 0.75, weight[harmful])
+    return upper - weighted_quantile(projections[~harmful], 0.25, weight[~harmful])
 
-    def quantile(q: float, rows: Bools) -> float:
-        if weighted:
-            found = np.quantile(projections[rows], q, weights=weight[rows], method="inverted_cdf")
-        else:
-            found = np.quantile(projections[rows], q)
-        return float(found)
 
-    return quantile(0.75, harmful) - quantile(0.25, ~harmful)
+def weighted_quantile(values: Floats, q: float, weight: Floats) -> float:
+    """Compute a quantile of weighted values with linear interpolation.
+
+    Whole weights count rows: the result is :func:`numpy.quantile` of the values, each repeated
+    by its weight. A value of weight ``w`` takes the places from ``W`` to ``W + w - 1``, with ``W``
+    the weight of the smaller values, or the middle of the two if ``w`` is below 1. The result
+    is the value at the place ``q * (weight.sum() - 1)``.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+        The values.
+    q : float
+        Between 0 and 1.
+    weight : ndarray of shape (n,)
+        Positive weights.
+
+    Returns
+    -------
+    quantile : float
+        Between the smallest and the largest value.
+    """
+    order = np.argsort(values, kind="stable")
+    values, weight = values[order], weight[order]
+    past = np.cumsum(weight)
+    reach = np.minimum(weight - 1, 0) / 2
+    places = np.column_stack([past - weight + reach, past - 1 - reach])
+    return float(np.interp(q * (past[-1] - 1), places.ravel(), np.repeat(values, 2)))

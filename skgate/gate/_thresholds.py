@@ -1,4 +1,4 @@
-"""The paper's rule: the threshold of the highest balanced F1 on labelled scores."""
+"""The paper's threshold rule: the highest balanced F1 on labelled scores."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from skgate.gate._subspace import Bools, Floats
 
 
 def balanced_f1_threshold(scores: Floats, harmful: Bools, weight: Floats) -> float:
-    """Threshold with the highest F1 of "harmful" when both classes weigh the same.
+    """Find the threshold with the highest F1 of "harmful" when both classes weigh the same.
 
-    Candidates, in ascending order, are ``min - 1e-6``, the midpoints between consecutive
-    distinct scores, and ``max + 1e-6``; a score is called harmful when it is greater than the
-    candidate; the first candidate with the highest F1 is taken (arXiv:2606.01196).
+    The candidates, in ascending order, are ``min - 1e-6``, the midpoints between consecutive
+    distinct scores, and ``max + 1e-6``. A score greater than the candidate is called harmful. The
+    first candidate with the highest F1 is chosen (arXiv:2606.01196).
 
     With both classes weighing 0.5, ``F1 = 2 TP n0 / (n1 (n0 + FP) + n0 TP)``, which grows
-    with ``TP / (n0 + FP)``. Where every weight is 1 these are whole numbers, whose
-    quotients compare exactly in float64, so that ties are ties.
+    with ``TP / (n0 + FP)``. If every weight is 1 these are whole numbers, whose quotients compare
+    exactly in float64, so that ties are ties.
 
     Parameters
     ----------
     scores : ndarray of shape (n,)
         Scores, higher for more harmful.
     harmful : ndarray of bool of shape (n,)
-        The labels; both classes are present.
+        Labels; both classes are present.
     weight : ndarray of shape (n,)
         Weights within the classes.
 
@@ -48,8 +48,8 @@ def balanced_f1_threshold(scores: Floats, harmful: Bools, weight: Floats) -> flo
     return float(candidates[np.argmax(true_positives / (n_harmless + false_positives))])
 
 
-def snap(scores: Floats) -> Floats:
-    """Round scores to 40 bits of the largest, so that equal rows' scores are equal.
+def round_scores(scores: Floats) -> Floats:
+    """Round scores to 40 bits of the largest one, so that equal rows have equal scores.
 
     A matrix product may give equal rows scores that differ in the last bit.
     """

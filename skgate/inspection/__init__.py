@@ -1,4 +1,4 @@
-"""Pictures of what a gate sees and a model does; matplotlib is imported when they are drawn."""
+"""Displays of what a gate detects and what a model refuses; matplotlib is imported by plotting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BudgetCurveDisplay: how well a language is told by the number of its examples."""
+"""BudgetCurveDisplay: quality of a language's decisions against the number of its shots."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
+from skgate._base import set_module
+from skgate._docstrings import fill_docstring
 from skgate.gate._latent_gate import LatentGate
 from skgate.inspection._display import PanelDisplay, check_shares, stack_tables
 from skgate.inspection._estimators import by_name, open_gate, take_rows
@@ -40,24 +42,25 @@ class _Rows(NamedTuple):
         return _Rows(take_rows(self.X, places), self.y[places], self.language[places])
 
 
+@set_module("skgate.inspection")
 class BudgetCurveDisplay(PanelDisplay):
-    """How many examples does a language need: quality of the decisions against shots per class.
+    """Display of the quality of decisions against the number of shots per class.
 
-    A panel for each tier (the mean over its languages) or language, a line for each gate: the mean
-    over draws of shots, and bars that hold most draws. It is recommended to use
-    :meth:`from_estimator` or :meth:`from_predictions`.
+    It shows how many examples a language needs. There is a panel for each tier (the mean over its
+    languages) or each language. Each gate has a line, the mean over draws of shots, with bars that
+    span most draws. It is recommended to use :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     frame : DataFrame
-        A row per draw and budget: columns ``model`` (if several), ``tier`` or ``language`` (if
+        One row per draw and budget: columns ``model`` (if several), ``tier`` or ``language`` (if
         known), ``budget``, and ``f1`` or ``balanced_accuracy`` or both.
 
     Attributes
     ----------
     frame_ : DataFrame
-        The numbers behind the picture: the columns of ``frame``, and ``draw``, if the display was
-        made from an estimator. Lines are means over draws, bars quantiles of them.
+        The numbers behind the picture: the columns of ``frame`` and, if the display was made from
+        an estimator, ``draw``.
     ax_ : matplotlib Axes
         The first panel.
     axes_ : ndarray of matplotlib Axes
@@ -97,7 +100,7 @@ class BudgetCurveDisplay(PanelDisplay):
         super().__init__(frame)
         if not self._metrics:
             raise ValueError(
-                f"Got a frame with the columns {list(frame)} but expected one of {list(_METRICS)} "
+                f"Got a frame with the columns {list(frame)}, expected one of {list(_METRICS)} "
                 "among them."
             )
         check_shares(self.frame_, self._metrics)
@@ -107,6 +110,7 @@ class BudgetCurveDisplay(PanelDisplay):
         return [name for name in _METRICS if name in self.frame_]
 
     @classmethod
+    @fill_docstring
     def from_estimator(
         cls,
         estimator: Any,
@@ -126,46 +130,42 @@ class BudgetCurveDisplay(PanelDisplay):
         interval: float = 80,
         ax: Any = None,
     ) -> BudgetCurveDisplay:
-        """Calibrate copies of gates on more and more shots, score them, and draw the scores.
+        """Calibrate copies of gates on more and more shots, and draw how well they decide.
 
-        In each draw the pool is shuffled once, and the first shots of each class and language are
-        taken: a budget's shots are among those of a larger one, and the same for every gate.
+        In each draw, the pool is shuffled once and the first rows of each class and language are
+        the shots. So a smaller budget's shots are among those of a larger one, and every gate gets
+        the same shots.
 
         Parameters
         ----------
         estimator : LatentGate, Pipeline, SteeringWrapper, mapping of str to such, or list of them
-            Gates fitted on the source languages, alone, at the end of a Pipeline, or in a wrapper;
-            of different ``calibration``, for instance. They are left as they are.
+            Gates fitted on the source languages, alone, at the end of a Pipeline, or in a wrapper.
+            They do not change.
         X_pool : array-like of length n_pool
-            What shots are drawn from: activations for a gate, prompts for the others.
+            Rows to draw shots from: activations for a gate alone, prompts for the others.
         y_pool : array-like of shape (n_pool,)
-            Its labels.
+            Labels of the pool.
         X_test : array-like of length n_test
-            What to score the gates on.
+            Rows to score the gates on.
         y_test : array-like of shape (n_test,)
-            Its labels.
+            Labels of the test rows.
         language_pool : str or array-like of str of shape (n_pool,), default=None
-            Languages of the pool, unless they are a column of ``X_pool``.
+            Languages of the pool, one for all or one each, unless they are a column of ``X_pool``.
         language_test : str or array-like of str of shape (n_test,), default=None
-            Languages of the test rows, all of them in the pool too, unless they are a column of
-            ``X_test``.
+            Languages of the test rows, one for all or one each, unless they are a column of
+            ``X_test``. Each must be in the pool too.
         budgets : sequence of int, default=(0, 1, 2, 4, 8, 16)
-            Shots per class and language. With 0, a language that the gate doesn't know is decided
-            by the pooled source's boundary.
+            Shots per class and language. With 0, the boundary of the source languages is used for a
+            language that the gate does not know.
         n_draws : int, default=10
-            Draws of shots.
+            Number of draws of shots.
         random_state : int, RandomState instance or None, default=None
-            What shots are drawn with; an int gives the same ones at every call.
-        by : {"tier", "language"}, default="tier"
-            What a panel is: a tier, as the mean over its languages, or a language.
-        tier : mapping of str to str or None, default=None
-            The tier of each language; None is the paper's, for ISO 639-1 codes.
-        metric : {"f1", "balanced_accuracy"} or None, default=None
-            What to draw; None is the first of them that is there.
-        interval : float, default=80
-            The share of draws, in per cent, that a bar spans (the middle ones).
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+            Determines the draws. Pass an int for the same shots at every call.
+        {by}
+        {tier}
+        {budget_metric}
+        {draws_interval}
+        {ax}
 
         Returns
         -------
@@ -175,8 +175,8 @@ class BudgetCurveDisplay(PanelDisplay):
         Raises
         ------
         ValueError
-            If the pool has too few rows of a class in a language, or a test language has rows of
-            one class only or is not in the pool.
+            If the pool has too few rows of a class in a language, or if a test language has one
+            class only or is not in the pool.
         """
         sizes = _check_budgets(budgets, n_draws)
         _choose_metric(metric, list(_METRICS), interval)
@@ -194,6 +194,7 @@ class BudgetCurveDisplay(PanelDisplay):
         )
 
     @classmethod
+    @fill_docstring
     def from_predictions(
         cls,
         table: Any,
@@ -209,18 +210,13 @@ class BudgetCurveDisplay(PanelDisplay):
         Parameters
         ----------
         table : DataFrame, or mapping of str to DataFrame
-            Columns ``budget``, ``f1`` or ``balanced_accuracy`` or both, and perhaps ``draw``
-            and ``language``; several gates' by name.
-        by : {"tier", "language"}, default="tier"
-            What a panel is: a tier, as the mean over its languages, or a language.
-        tier : mapping of str to str or None, default=None
-            The tier of each language; None is the paper's, for ISO 639-1 codes.
-        metric : {"f1", "balanced_accuracy"} or None, default=None
-            What to draw; None is the first of them that is there.
-        interval : float, default=80
-            The share of draws, in per cent, that a bar spans (the middle ones).
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+            Columns ``budget``, ``f1`` or ``balanced_accuracy`` or both and, optionally, ``draw``
+            and ``language``. For several gates, a mapping of name to table.
+        {by}
+        {tier}
+        {budget_metric}
+        {draws_interval}
+        {ax}
 
         Returns
         -------
@@ -232,12 +228,13 @@ class BudgetCurveDisplay(PanelDisplay):
         keys = [name for name in ("model", "language", *along) if name in display.frame_]
         if "language" in keys and display.frame_.duplicated(keys).any():
             raise ValueError(
-                f"Got several rows of the same {', '.join(keys)} in table, but expected one, with "
-                "the draws of shots told apart by a column 'draw'."
+                f"Got several rows of the same {', '.join(keys)} in table, expected one, or a "
+                "column 'draw' that numbers the draws of shots."
             )
         display.frame_ = average_groups(display.frame_, along, display._metrics, by, tier)
         return display.plot(ax, metric=metric, interval=interval)
 
+    @fill_docstring
     def plot(
         self, ax: Any = None, *, metric: str | None = None, interval: float = 80
     ) -> BudgetCurveDisplay:
@@ -245,12 +242,9 @@ class BudgetCurveDisplay(PanelDisplay):
 
         Parameters
         ----------
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
-        metric : {"f1", "balanced_accuracy"} or None, default=None
-            What to draw; None is the first of them that is there.
-        interval : float, default=80
-            The share of draws, in per cent, that a bar spans (the middle ones).
+        {ax}
+        {budget_metric}
+        {draws_interval}
 
         Returns
         -------
@@ -320,26 +314,26 @@ def _check_budgets(budgets: Any, n_draws: Any) -> list[int]:
     sizes = list(budgets) if isinstance(budgets, Sequence | np.ndarray) else []
     whole = all(isinstance(size, Integral) and int(size) >= 0 for size in sizes)
     if not sizes or not whole or len(set(sizes)) < len(sizes):
-        raise ValueError(f"Got budgets={budgets!r} but expected different numbers, 0 or more.")
+        raise ValueError(f"Got budgets={budgets!r}, expected distinct integers of 0 or more.")
     if not isinstance(n_draws, Integral) or int(n_draws) < 1:
-        raise ValueError(f"Got n_draws={n_draws!r} but expected 1 or more.")
+        raise ValueError(f"Got n_draws={n_draws!r}, expected an integer of 1 or more.")
     return sorted(int(size) for size in sizes)
 
 
 def _choose_metric(metric: str | None, known: list[str], interval: float) -> str:
     if not 0 < interval <= 100:
-        raise ValueError(f"Got interval={interval!r} but expected a percentage up to 100.")
+        raise ValueError(f"Got interval={interval!r}, expected a percentage up to 100.")
     metric = known[0] if metric is None else metric
     if metric not in known:
-        raise ValueError(f"Got metric={metric!r} but expected one of {known}.")
+        raise ValueError(f"Got metric={metric!r}, expected one of {known}.")
     return metric
 
 
 def _check_rows(part: str, X: Any, language: Any, y: ArrayLike) -> _Rows:
-    """Put the pool or the test rows together."""
+    """Check the pool or the test rows."""
     labels = one_per_row(f"y_{part}", y)
     if language is None:
-        raise ValueError(f"Got language_{part}=None but expected the language of each row.")
+        raise ValueError(f"Got language_{part}=None, expected the language of each row.")
     check_same_length({f"y_{part}": labels, f"X_{part}": language})
     return _Rows(X, labels, language)
 
@@ -347,7 +341,7 @@ def _check_rows(part: str, X: Any, language: Any, y: ArrayLike) -> _Rows:
 def _sweep(
     gate: LatentGate, pool: _Rows, test: _Rows, budgets: list[int], seeds: npt.NDArray[Any]
 ) -> pd.DataFrame:
-    """Score copies of a gate: a row per language, budget and draw."""
+    """Score copies of a gate: one row per language, budget and draw."""
     languages = sorted(set(test.language))
     _check_test_labels(gate, test, languages)
     fresh = deepcopy(gate).set_params(unknown_language="source")
@@ -378,15 +372,15 @@ def _check_test_labels(gate: LatentGate, test: _Rows, languages: list[str]) -> N
         found = set(test.y[test.language == name].tolist())
         if found != set(classes):
             raise ValueError(
-                f"Got the labels {sorted(found, key=repr)} in y_test of language {name!r} but "
-                f"expected both of the gate's, {classes}."
+                f"Got the labels {sorted(found, key=repr)} in y_test of language {name!r}, "
+                f"expected both of the gate's labels, {classes}."
             )
 
 
 def _order_shots(
     gate: LatentGate, pool: _Rows, languages: list[str], n_shots: int, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Shuffled rows of each language and class, shape (n_languages * 2, n_shots)."""
+    """Shuffle the rows of each language and class: shape (n_languages * 2, n_shots)."""
     rng = np.random.default_rng(seed)
     classes = sorted(gate.classes_.tolist(), key=lambda label: label == gate.harmful_label_)
     ordered = []
@@ -395,20 +389,20 @@ def _order_shots(
             rows = rng.permutation(np.flatnonzero((pool.language == name) & (pool.y == label)))
             if len(rows) < n_shots:
                 raise ValueError(
-                    f"The pool has {len(rows)} rows of label {label!r} in language {name!r}, but "
-                    f"budgets go up to {n_shots}: expected as many."
+                    f"Got {len(rows)} pool rows of label {label!r} in language {name!r}, expected "
+                    f"at least {n_shots}, the largest of budgets."
                 )
             ordered.append(rows[:n_shots])
     return np.stack(ordered)
 
 
 def _decide(gate: LatentGate, test: _Rows) -> Labels:
-    """Decide with a language's boundary where the gate knows it, else with the sources'."""
+    """Decide with a language's own boundary if the gate knows it, else with the source boundary."""
     known = np.isin(test.language.astype(str), gate.languages_.astype(str))
     decided = np.empty(len(known), dtype=gate.classes_.dtype)
-    for told in (True, False):
-        places = np.flatnonzero(known == told)
+    for is_known in (True, False):
+        places = np.flatnonzero(known == is_known)
         if len(places):
             X, _, language = test.take(places)
-            decided[places] = gate.predict(X, language=language if told else None)
+            decided[places] = gate.predict(X, language=language if is_known else None)
     return decided

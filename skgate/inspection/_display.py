@@ -1,4 +1,4 @@
-"""What the Displays share: a table behind the picture, and panels side by side."""
+"""The base of all Displays: a table behind the picture, and panels side by side."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _INCHES_PER_LETTER = 0.07  # of a legend
 
 
 class PanelDisplay:
-    """A picture of a table, in one panel or several.
+    """A picture of a table, in one or several panels.
 
     Parameters
     ----------
     frame : DataFrame
-        The numbers to draw. Without a column ``model``, they are those of one model.
+        The numbers to draw. Without a column ``model``, all rows belong to one model.
     """
 
     _columns: ClassVar[tuple[str, ...]]
@@ -59,7 +59,7 @@ class PanelDisplay:
         sharex: Any = False,
         sharey: Any = False,
     ) -> list[Axes]:
-        """Find or make the panels, row by row; ``size`` is that of a whole figure, in inches."""
+        """Return the panels, row by row; ``size`` is that of a new figure, in inches."""
         rows = -(-n_panels // columns)
         self._container = None
         if ax is None:
@@ -89,16 +89,16 @@ class PanelDisplay:
 
     @property
     def _has_margins(self) -> bool:
-        """Whether there is room around the panels."""
+        """Whether there is room for a legend around the panels."""
         return self._container is not None
 
     def _as_shares(self, panel: Axes, bottom: float = 0.0) -> None:
-        """Give a panel an axis of percentages, with room for a legend where it must go inside."""
+        """Label a panel's y-axis in per cent, with room for a legend that must go inside."""
         panel.set(ylabel="", ylim=(bottom, 1.12 if self._has_margins else 1.5))
         panel.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
 
     def _entitle(self, title: str, names: Sequence[str]) -> None:
-        """Put the title over the picture, and each name over its panel, if there are several."""
+        """Add the title and, if there are several panels, each panel's name."""
         if len(names) == 1:
             self.ax_.set_title(title)
             return
@@ -108,7 +108,7 @@ class PanelDisplay:
             self._container.suptitle(title)
 
     def _explain(self, handles: Sequence[Artist]) -> None:
-        """Put the legend below the panels, or, where there's no room, into the last one."""
+        """Add the legend below the panels or, without room, in the last panel."""
         if self._container is None:
             self.axes_[-1].legend(handles=handles, loc="best", fontsize=_SMALL - 1)
             return
@@ -125,14 +125,14 @@ class PanelDisplay:
 
 
 def stack_tables(table: Any) -> pd.DataFrame:
-    """Put the tables of several models, by name, below each other; one alone is returned."""
+    """Stack the tables of several models, given by name; a single table is returned as it is."""
     if not isinstance(table, Mapping):
         return table
     named = by_name(table, "table")
     for name, one in named.items():
         if not isinstance(one, pd.DataFrame):
             raise TypeError(
-                f"Got table[{name!r}] of type {type(one).__name__} but expected a DataFrame."
+                f"Got table[{name!r}] of type {type(one).__name__}, expected a DataFrame."
             )
     tables = [one.assign(model=name) for name, one in named.items()]
     frame = pd.concat(tables, ignore_index=True)
@@ -140,32 +140,31 @@ def stack_tables(table: Any) -> pd.DataFrame:
 
 
 def check_shares(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Make sure that the columns, where they are, hold numbers from 0 to 1."""
+    """Raise a ValueError if a column is there and holds other numbers than 0 to 1."""
     for column in columns:
         if column in frame and not frame[column].dropna().between(0, 1).all():
             values = frame[column].tolist()
-            raise ValueError(f"Got {column}={values!r:.100} but expected numbers from 0 to 1.")
+            raise ValueError(f"Got {column}={values!r:.100}, expected numbers from 0 to 1.")
 
 
 def check_kinds(frame: pd.DataFrame) -> None:
-    """Make sure that the column ``prompts`` tells harmful from harmless ones."""
+    """Raise a ValueError if the column ``prompts`` has other values than harmful and harmless."""
     unknown = set(frame["prompts"]) - {HARMFUL, HARMLESS}
     if unknown:
         raise ValueError(
-            f"Got {sorted(unknown, key=repr)} in the column 'prompts' but expected 'harmful' or "
+            f"Got {sorted(unknown, key=repr)} in the column 'prompts', expected 'harmful' or "
             "'harmless'."
         )
 
 
 def _check_frame(frame: Any, columns: tuple[str, ...]) -> pd.DataFrame:
     if not isinstance(frame, pd.DataFrame):
-        raise TypeError(f"Got frame of type {type(frame).__name__} but expected a DataFrame.")
+        raise TypeError(f"Got frame of type {type(frame).__name__}, expected a DataFrame.")
     missing = [column for column in columns if column not in frame]
     if missing or frame.empty:
         found = f"{len(frame)} rows with the columns {list(frame.columns)}"
         raise ValueError(
-            f"Got a frame of {found} but expected at least one row, with the columns "
-            f"{list(columns)}."
+            f"Got a frame of {found}, expected at least one row, with the columns {list(columns)}."
         )
     frame = frame.reset_index(drop=True)
     if "model" not in frame:
@@ -174,17 +173,17 @@ def _check_frame(frame: Any, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _divide(ax: Axes, n_panels: int) -> SubFigure:
-    """Put a figure of its own in the place of an Axes."""
+    """Replace an Axes by a figure of its own."""
     if not ax.axison:
         raise ValueError(
-            "The ax was divided into panels by a plot before: expected an unused Axes, or "
+            "Got an ax that an earlier plot has divided into panels, expected an unused Axes, or "
             "ax=display.axes_ to draw into the same panels."
         )
     place = ax.get_subplotspec()
     if place is None:
         raise ValueError(
-            f"Got an ax without a place in a grid, but there are {n_panels} panels to draw: "
-            "expected an Axes as plt.subplots makes them, or an array of one for each panel."
+            f"Got an ax without a place in a grid to draw {n_panels} panels, expected an Axes that "
+            "plt.subplots has made, or an array of one Axes for each panel."
         )
     ax.set_axis_off()
     figure = ax.figure.add_subfigure(place)
@@ -194,7 +193,7 @@ def _divide(ax: Axes, n_panels: int) -> SubFigure:
 
 
 def _root(ax: Axes) -> Any:
-    """Return the whole figure that an Axes is in."""
+    """Return the outermost figure that holds an Axes."""
     figure = ax.figure
     while figure is not figure.figure:
         figure = figure.figure
@@ -205,7 +204,6 @@ def _check_axes(ax: Any, n_panels: int) -> list[Axes]:
     axes = list(np.asarray(ax, dtype=object).flat)
     if len(axes) != n_panels or not all(hasattr(one, "get_subplotspec") for one in axes):
         raise ValueError(
-            f"Got ax={ax!r:.100} but expected an Axes, or an array of {n_panels}, one for each "
-            "panel."
+            f"Got ax={ax!r:.100}, expected an Axes, or an array of {n_panels}, one for each panel."
         )
     return axes

@@ -1,4 +1,4 @@
-"""What the Displays take: one estimator or several, gates alone or in pipelines."""
+"""The estimators that Displays accept: one or several, gates alone or in pipelines."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from skgate.gate._latent_gate import LatentGate
 
 
 class OpenedGate(NamedTuple):
-    """A fitted gate and the rows it reads.
+    """A fitted gate and the rows that it reads.
 
     Attributes
     ----------
     gate : LatentGate
-        The gate; it takes languages by keyword, whatever the original does.
+        A copy that takes languages by keyword, even if the original reads them from a column.
     X : array-like of shape (n, d)
         Activations.
     language : ndarray of str of shape (n,) or None
@@ -36,43 +36,59 @@ class OpenedGate(NamedTuple):
 
 
 def by_name(values: Any, name: str = "estimator") -> dict[str, Any]:
-    """Give one or several values names.
+    """Name one value or several.
 
-    A mapping has them; those of a list are its items' classes, numbered.
+    Parameters
+    ----------
+    values : object, list, or mapping of str to object
+        The values. In a list, they are named by their class and a number from 1 on.
+    name : str, default="estimator"
+        The parameter's name in error messages.
+
+    Returns
+    -------
+    named : dict of str to object
+        At least one value.
     """
     if isinstance(values, list | tuple):
         values = {f"{type(item).__name__} {i}": item for i, item in enumerate(values, 1)}
     elif not isinstance(values, Mapping):
         values = {type(values).__name__: values}
     if not values:
-        raise ValueError(f"Got an empty {name} but expected one, or a mapping of name to each.")
+        raise ValueError(f"Got an empty {name}, expected one, or a mapping of name to each.")
     return {str(key): value for key, value in values.items()}
 
 
 def open_gate(estimator: Any, X: Any, language: Any) -> OpenedGate:
-    """Take the gate out of an estimator, and give it what it reads of ``X``.
+    """Find the gate of an estimator, and compute the rows that the gate reads.
 
     Parameters
     ----------
     estimator : LatentGate, Pipeline that ends in one, or SteeringWrapper
         A fitted estimator.
     X : array-like
-        What it predicts from.
+        The rows that the estimator predicts from.
     language : str, array-like of str of shape (n,) or None
         Languages, unless they are a column of ``X``.
+
+    Returns
+    -------
+    opened : OpenedGate
+        A copy of the gate, the rows and the languages.
     """
     last = _thaw(estimator)
     if not isinstance(last, LatentGate | Pipeline):
-        from skgate.steering._wrapper import SteeringWrapper
+        from skgate.steering import SteeringWrapper
+        from skgate.steering._pipeline import find_fitted_parts
 
         if isinstance(last, SteeringWrapper):
-            last = last._fitted().pipeline
+            last = find_fitted_parts(last).pipeline
     if isinstance(last, Pipeline):
         X = last[:-1].transform(X) if len(last.steps) > 1 else X
         last = _thaw(last[-1])
     if not isinstance(last, LatentGate):
         raise TypeError(
-            f"Got an estimator of type {type(estimator).__name__} but expected a LatentGate, a "
+            f"Got an estimator of type {type(estimator).__name__}, expected a LatentGate, a "
             "Pipeline that ends in one, or a SteeringWrapper."
         )
     check_is_fitted(last)

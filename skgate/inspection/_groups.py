@@ -1,4 +1,4 @@
-"""Languages, and the tiers they belong to, in the order they are drawn."""
+"""Languages and their tiers, in the order in which they are drawn."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ def group_languages(
     Parameters
     ----------
     languages : iterable of str
-        The languages there are.
+        The languages to group; repeated ones count once.
     by : {"tier", "language"}
-        What a group is.
+        Whether a group is a tier or a language.
     tier : mapping of str to str or None
-        The tier of each language; None is the paper's.
+        The tier of each language. If None, the tiers of the paper.
 
     Returns
     -------
     groups : dict of str to str
-        Language to group, in the order to draw: tiers as in ``tier``, languages sorted in each.
+        The group of each language. Tiers are in the order of ``tier``, the languages of each are
+        sorted.
     """
     if by not in ("tier", "language"):
-        raise ValueError(f"Got by={by!r} but expected 'tier' or 'language'.")
+        raise ValueError(f"Got by={by!r}, expected 'tier' or 'language'.")
     if tier is not None and not isinstance(tier, Mapping):
-        raise TypeError(f"Got tier={tier!r} but expected a mapping of language to tier, or None.")
+        raise TypeError(f"Got tier={tier!r}, expected a mapping of language to tier, or None.")
     tiers = LANGUAGE_TIERS if tier is None else tier
     places = {name: place for place, name in enumerate(dict.fromkeys(tiers.values()))}
     found = sorted(set(languages))
     missing = [language for language in found if language not in tiers]
     if missing and by == "tier":
         raise ValueError(
-            f"Got no tier of the languages {missing}: expected tier= to name that of each, or "
-            "by='language'."
+            f"Got no tier for the languages {missing}, expected tier= with the tier of each "
+            "language, or by='language'."
         )
     found.sort(key=lambda language: places.get(tiers.get(language, ""), len(places)))
     return {language: tiers[language] if by == "tier" else language for language in found}
@@ -57,10 +58,10 @@ def average_groups(
     Parameters
     ----------
     frame : DataFrame
-        Columns ``model``, those of ``along``, the measures and perhaps ``language``; without it
-        nothing is averaged.
+        Columns ``model``, those of ``along``, the measures and perhaps ``language``. Without
+        ``language``, nothing is averaged.
     along : list of str
-        What the measures are drawn against, and what is kept apart beside it.
+        Columns that distinguish rows, such as the x-axis. They are not averaged over.
     measures : list of str
         Columns to average.
     by, tier
@@ -69,14 +70,14 @@ def average_groups(
     Returns
     -------
     frame : DataFrame
-        Sorted as it is drawn.
+        The averages, in the order in which they are drawn.
     """
     if "language" not in frame:
         return frame
     if frame["language"].isna().any():
         raise ValueError(
-            "Got rows with and without a language in table but expected a column 'language', "
-            "without missing values, for every model or for none."
+            "Got rows with and without a language in table, expected a column 'language' "
+            "without missing values for every model, or for none."
         )
     groups = group_languages(frame["language"], by, tier)
     order = list(dict.fromkeys(groups.values()))
@@ -89,5 +90,5 @@ def average_groups(
 
 
 def group_column(frame: pd.DataFrame) -> str | None:
-    """Return the column that a table is grouped by: tier, else language, else none."""
+    """Return the column that a table is grouped by: tier, or language, or None."""
     return next((column for column in ("tier", "language") if column in frame), None)

@@ -1,4 +1,4 @@
-"""LayerSweepDisplay: how many refusals are left when one layer's direction is ablated."""
+"""LayerSweepDisplay: refusals left when one layer's harm direction is ablated."""
 
 from __future__ import annotations
 
@@ -8,29 +8,33 @@ from typing import Any, ClassVar
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from skgate._base import set_module
+from skgate._docstrings import fill_docstring
 from skgate._validation import check_prompts
 from skgate.inspection._display import PanelDisplay, check_shares, stack_tables
 from skgate.inspection._estimators import by_name
 from skgate.inspection._style import HARMFUL, HARMLESS, color
 
 
+@set_module("skgate.inspection")
 class LayerSweepDisplay(PanelDisplay):
-    """Where does refusal live: refusals left when one layer's harm direction is ablated.
+    """Display of the refusals left when the harm direction of one layer is ablated.
 
-    One panel for each model. The layer with the fewest refusals left is marked; it is the one that
-    [1]_ steers at. It is recommended to use :meth:`from_estimator` or :meth:`from_predictions`.
+    It shows at which layer refusal depends on the direction most. There is one panel for each
+    model. A star marks the layer with the fewest refusals left, at which [1]_ steers. It is
+    recommended to use :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     frame : DataFrame
-        A row per layer: columns ``model`` (if several), ``layer``, ``refusal_rate`` (0 to 1) and
-        perhaps ``unablated``, the refusal rate of the model as it is.
+        One row per layer: columns ``model`` (if several), ``layer``, ``refusal_rate`` (0 to 1) and,
+        optionally, ``unablated``, the refusal rate of the unchanged model.
 
     Attributes
     ----------
     frame_ : DataFrame
-        The numbers behind the picture: the columns of ``frame``, and ``chosen``, whether a layer is
-        the marked one, the first of those with the fewest refusals.
+        The numbers behind the picture: the columns of ``frame``, and ``chosen``, which is True for
+        the marked layer, the first one with the fewest refusals.
     ax_ : matplotlib Axes
         The first panel.
     axes_ : ndarray of matplotlib Axes
@@ -40,7 +44,7 @@ class LayerSweepDisplay(PanelDisplay):
 
     See Also
     --------
-    skgate.SteeringWrapper.select_layer : Measures the rates.
+    skgate.SteeringWrapper.select_layer : The same rates as a table.
 
     References
     ----------
@@ -73,6 +77,7 @@ class LayerSweepDisplay(PanelDisplay):
         self.frame_["chosen"] = self.frame_.index.isin(lowest)
 
     @classmethod
+    @fill_docstring
     def from_estimator(
         cls,
         estimator: Any,
@@ -85,54 +90,54 @@ class LayerSweepDisplay(PanelDisplay):
         ax: Any = None,
         **generate_kwargs: Any,
     ) -> LayerSweepDisplay:
-        """Ablate at each layer alone while the model answers harmful prompts, and draw refusals.
+        """Ablate each layer's harm direction while the model answers, and draw the refusals.
 
         Parameters
         ----------
         estimator : SteeringWrapper, mapping of str to SteeringWrapper, or list of them
-            Wrappers, fitted or not. Refusals are told by the wrapper's ``judge``.
+            Wrappers, fitted or not. Each one's ``judge`` decides which replies are refusals.
         X : list, Series or array of length n_prompts
             Prompts to learn each layer's direction from.
         y : array-like of shape (n_prompts,)
-            Their labels.
+            Labels of ``X``.
         X_val : list, Series or array
-            Harmful validation prompts, in the source languages.
+            Harmful validation prompts in the source languages.
         language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of ``X``.
+            Languages of ``X``, one for all or one each.
         layers : "all" or list of int, default="all"
             Layers to try.
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
-        **generate_kwargs : dict
-            Arguments of the model's ``generate``.
+        {ax}
+        {generate_kwargs}
 
         Returns
         -------
         display : LayerSweepDisplay
             The drawn display.
         """
+        from skgate.steering._sweeps import find_refusals, generate_unsteered
+
         tables = {}
         for name, wrapper in by_name(estimator).items():
             table = wrapper.select_layer(
                 X, y, X_val, language=language, layers=layers, **generate_kwargs
             )
-            refused = wrapper._unsteered_refusals(
-                check_prompts(X_val, "X_val"), None, wrapper._options(generate_kwargs)
-            )
+            prompts = check_prompts(X_val, "X_val")
+            replies = generate_unsteered(wrapper, prompts, generate_kwargs)
+            refused = find_refusals(wrapper.judge, prompts, replies, None)
             tables[name] = table.assign(unablated=refused.mean())
         return cls.from_predictions(tables, ax=ax)
 
     @classmethod
+    @fill_docstring
     def from_predictions(cls, table: Any, *, ax: Any = None) -> LayerSweepDisplay:
-        """Draw what :meth:`skgate.SteeringWrapper.select_layer` found.
+        """Draw tables of :meth:`skgate.SteeringWrapper.select_layer`.
 
         Parameters
         ----------
         table : DataFrame, or mapping of str to DataFrame
-            Columns ``layer``, ``refusal_rate`` and perhaps ``unablated``, the refusal rate of the
-            model as it is; several models' by name.
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+            Columns ``layer``, ``refusal_rate`` and, optionally, ``unablated``, the refusal rate of
+            the unchanged model. For several models, a mapping of name to table.
+        {ax}
 
         Returns
         -------
@@ -141,13 +146,13 @@ class LayerSweepDisplay(PanelDisplay):
         """
         return cls(stack_tables(table)).plot(ax)
 
+    @fill_docstring
     def plot(self, ax: Any = None) -> LayerSweepDisplay:
         """Draw the curve of each model.
 
         Parameters
         ----------
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+        {ax}
 
         Returns
         -------

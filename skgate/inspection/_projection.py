@@ -1,9 +1,10 @@
-"""ProjectionDisplay: where harmful and harmless prompts lie, and where the boundaries are."""
+"""ProjectionDisplay: scores of harmful and harmless prompts, and the decision boundaries."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Mapping
+from copy import copy
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,36 +12,39 @@ import numpy.typing as npt
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from skgate._base import find_stack_level, set_module
+from skgate._docstrings import fill_docstring
 from skgate._validation import check_language
-from skgate.gate._latent_gate import LatentGate
 from skgate.inspection._display import PanelDisplay, check_kinds
 from skgate.inspection._estimators import OpenedGate, by_name, open_gate
 from skgate.inspection._groups import group_column, group_languages
 from skgate.inspection._style import DASHES, HARMFUL, HARMLESS, color, group_title
 from skgate.metrics._checks import check_same_length, harmful_class, one_per_row
 
-_SOURCE = "harm score of the source readout (log-odds)"
+_SOURCE = "harm score of the source classifier (log-odds)"
 _OWN = "harm score from the language's own boundary (log-odds)"
 _ALL = "all prompts"
 
 
+@set_module("skgate.inspection")
 class ProjectionDisplay(PanelDisplay):
-    """Why a decision fails: how harmful and harmless prompts lie to the decision boundaries.
+    """Display of the scores of harmful and harmless prompts, and of the decision boundaries.
 
-    A column of panels for each gate, a panel for each tier or language: densities of the
-    scores of harmful and of harmless prompts, the boundary of the source languages and, dashed,
-    the boundaries of calibrated languages. It is recommended to use :meth:`from_estimator` or
+    It shows why decisions fail in a language: its prompts lie on one side of the boundary. Each
+    gate has a column of panels, one for each tier or language. A panel shows the densities of the
+    scores of harmful and of harmless prompts, the boundary of the source languages and, dashed, the
+    boundaries of calibrated languages. It is recommended to use :meth:`from_estimator` or
     :meth:`from_predictions`.
 
     Parameters
     ----------
     frame : DataFrame
-        A row per prompt: columns ``model`` (if several), ``tier`` or ``language`` or both (then
-        panels are tiers), ``prompts`` ("harmful" or "harmless"), ``score``, and, if there are
-        boundaries to draw, ``threshold`` (that of the prompt's language) and ``source_threshold``,
-        NaN where there is none.
+        One row per prompt: columns ``model`` (if several), ``tier`` or ``language`` or both (then
+        there is a panel for each tier), ``prompts`` ("harmful" or "harmless"), ``score`` and, if
+        there are boundaries to draw, ``threshold`` (of the prompt's language) and
+        ``source_threshold``. NaN stands for no boundary.
     score_name : str, default="harm score"
-        What the scores are, for the axis.
+        The label of the axis.
 
     Attributes
     ----------
@@ -55,15 +59,15 @@ class ProjectionDisplay(PanelDisplay):
 
     Notes
     -----
-    The axis is the score of the pooled source's readout, ``X @ coef_.T + intercept_`` towards
-    harmful, on which the sources' boundary is 0. A language that is calibrated by a shift (and a
-    positive scale) of that score has an exact boundary on the same axis: where its own
-    ``harm_score`` crosses 0. (On the raw projection on ``direction_`` that would hold for gates of
-    rank 1 alone.) With ``calibration="refit"`` a language has other coefficients and no such point;
-    there, ``score="own"`` shows each prompt's score from its language's own boundary.
+    The axis is the score of the pooled source classifier, ``X @ coef_.T + intercept_`` with its
+    sign towards harmful. On it, the boundary of the source languages is 0. Calibration shifts that
+    score for a language (and may scale it by a positive factor), so the language has an exact
+    boundary on the same axis: where its own ``harm_score`` is 0. On the raw projection on
+    ``direction_``, this would hold for gates of rank 1 only. With ``calibration="refit"``, a
+    language has other coefficients and no such point; use ``score="own"`` then, which shows each
+    prompt's score from its language's own boundary.
 
-    Densities are Gaussian kernel estimates (Scott's rule), each of area 1, whatever the number of
-    prompts.
+    Densities are Gaussian kernel estimates (Scott's rule), each of area 1.
 
     Examples
     --------
@@ -79,10 +83,11 @@ class ProjectionDisplay(PanelDisplay):
     >>> gate.partial_fit(X[100:108], y[100:108], language="yo").languages_
     array(['en', 'yo'], dtype=object)
     >>> display = ProjectionDisplay.from_estimator(gate, X, y, language=language)
-    >>> list(display.frame_)
-    ['model', 'tier', 'language', 'prompts', 'score', 'threshold', 'source_threshold']
-    >>> bool(display.frame_["threshold"].min() < display.frame_["source_threshold"].min() == 0)
-    True
+    >>> display.frame_.groupby("language")[["threshold", "source_threshold"]].first().round(1)
+              threshold  source_threshold
+    language
+    en              0.1               0.0
+    yo             -4.9               0.0
     >>> plt.close(display.figure_)
     """
 
@@ -94,6 +99,7 @@ class ProjectionDisplay(PanelDisplay):
         self.score_name = score_name
 
     @classmethod
+    @fill_docstring
     def from_estimator(
         cls,
         estimator: Any,
@@ -106,28 +112,26 @@ class ProjectionDisplay(PanelDisplay):
         tier: Mapping[str, str] | None = None,
         ax: Any = None,
     ) -> ProjectionDisplay:
-        """Score prompts with a gate and draw where they lie.
+        """Score prompts with gates and draw the densities of the scores.
 
         Parameters
         ----------
         estimator : LatentGate, Pipeline, SteeringWrapper, mapping of str to such, or list of them
             Fitted gates, alone, at the end of a Pipeline, or in a wrapper.
         X : array-like of length n_prompts
-            What the estimator predicts from: activations for a gate, prompts for the others.
+            Activations for a gate alone, prompts for the others.
         y : array-like of shape (n_prompts,)
             True labels.
         language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of the prompts, unless they are a column of ``X``. None: one panel, without
-            boundaries of languages.
+            Languages of the prompts, one for all or one each, unless they are a column of ``X``.
+            Without languages, there is one panel, and no language has a boundary.
         score : {"source", "own"}, default="source"
-            The axis: the score of the source readout, the same for every language, or the score
-            from the language's own boundary, which is then 0.
+            The axis. "source" is the score of the source classifier, the same for every language.
+            "own" is the score from the language's own boundary, which is then 0.
         by : {"tier", "language"}, default="tier"
-            What a panel is.
-        tier : mapping of str to str or None, default=None
-            The tier of each language; None is the paper's, for ISO 639-1 codes.
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+            Whether there is a panel for each tier or for each language.
+        {tier}
+        {ax}
 
         Returns
         -------
@@ -137,24 +141,27 @@ class ProjectionDisplay(PanelDisplay):
         Raises
         ------
         ValueError
-            If ``score="own"`` and no language is given, or ``X`` is not what the gate reads.
+            If ``score="own"`` and no language is given, or if ``X`` holds other activations than
+            the gate was fitted on.
 
         Warns
         -----
         UserWarning
-            If a language's boundary is no point on the axis, as with ``calibration="refit"``, and
-            so is not drawn.
+            If a language's boundary is not a point on the axis, as with ``calibration="refit"``. It
+            is not drawn then.
         """
         if score not in ("source", "own"):
-            raise ValueError(f"Got score={score!r} but expected 'source' or 'own'.")
+            raise ValueError(f"Got score={score!r}, expected 'source' or 'own'.")
         frames = []
         for name, one in by_name(estimator).items():
             opened = open_gate(one, X, language)
             gate, languages = opened.gate, opened.language
-            source = _source_score(gate, opened.X)
+            source = copy(gate).set_params(unknown_language="source").harm_score(opened.X)
             if score == "own":
                 if languages is None:
-                    raise ValueError("Got score='own' but no language: expected that of each row.")
+                    raise ValueError(
+                        "Got score='own' without language, expected the language of each row."
+                    )
                 scores = gate.harm_score(opened.X, languages)
                 thresholds = dict.fromkeys(set(languages) & set(gate.languages_), 0.0)
             else:
@@ -168,6 +175,7 @@ class ProjectionDisplay(PanelDisplay):
         return cls(frame, score_name=_SOURCE if score == "source" else _OWN).plot(ax)
 
     @classmethod
+    @fill_docstring
     def from_predictions(
         cls,
         y_true: ArrayLike,
@@ -182,32 +190,28 @@ class ProjectionDisplay(PanelDisplay):
         pos_label: Hashable | None = None,
         ax: Any = None,
     ) -> ProjectionDisplay:
-        """Draw where scores lie.
+        """Draw the densities of scores.
 
         Parameters
         ----------
         y_true : array-like of shape (n_prompts,)
             True labels.
         y_score : array-like of shape (n_prompts,), or mapping of str to such
-            Scores, larger for more harmful; of several gates by name.
+            Scores, larger for more harmful. For several gates, a mapping of name to scores.
         language : array-like of str of shape (n_prompts,) or None, default=None
-            Languages of the prompts. None: one panel.
+            Languages of the prompts. Without languages, there is one panel.
         threshold : mapping of str to float or None, default=None
-            The boundary of each calibrated language, in the scores' unit; for several gates, one
-            such mapping for all, or a mapping of name to such mappings.
+            The boundary of each calibrated language, in the scores' unit. For several gates, one
+            mapping for all, or a mapping of name to such mappings.
         source_threshold : float or None, default=0.0
             The boundary of the source languages.
         score_name : str, default="harm score"
-            What the scores are, for the axis.
+            The label of the axis.
         by : {"tier", "language"}, default="tier"
-            What a panel is.
-        tier : mapping of str to str or None, default=None
-            The tier of each language; None is the paper's, for ISO 639-1 codes.
-        pos_label : label or None, default=None
-            The harmful class. None: "harmful", 1 or True if among the labels, else the second of
-            the two in sorted order (with a warning, if they are texts).
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+            Whether there is a panel for each tier or for each language.
+        {tier}
+        {pos_label}
+        {ax}
 
         Returns
         -------
@@ -227,13 +231,13 @@ class ProjectionDisplay(PanelDisplay):
         frame["source_threshold"] = np.nan if source_threshold is None else float(source_threshold)
         return cls(frame, score_name=score_name).plot(ax)
 
+    @fill_docstring
     def plot(self, ax: Any = None) -> ProjectionDisplay:
         """Draw densities and boundaries.
 
         Parameters
         ----------
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+        {ax}
 
         Returns
         -------
@@ -318,16 +322,8 @@ def _boundary_color(column: str) -> Any:
     return color("own") if column == "threshold" else "black"
 
 
-def _source_score(gate: LatentGate, X: Any) -> npt.NDArray[np.float64]:
-    """Score of the pooled source's readout, towards harmful."""
-    sign = 1 if gate.classes_[1] == gate.harmful_label_ else -1
-    rows = gate._check_unlabelled(X)
-    scores: npt.NDArray[np.float64] = sign * (rows @ gate.coef_[0] + gate.intercept_[0])
-    return scores
-
-
 def _find_thresholds(opened: OpenedGate, source: npt.NDArray[np.float64]) -> dict[str, float]:
-    """Where on the source's score the own score of each calibrated language crosses 0."""
+    """Find the source score at which each calibrated language's own score is 0."""
     gate, X, languages = opened
     if languages is None or np.ptp(source) == 0:
         return {}
@@ -342,11 +338,11 @@ def _find_thresholds(opened: OpenedGate, source: npt.NDArray[np.float64]) -> dic
             thresholds[name] = -intercept / slope
     if nowhere:
         warnings.warn(
-            f"The own scores of {nowhere} are no shift and scale of the source's "
-            f"(calibration={gate.calibration!r}): their boundaries are no point on this axis and "
-            "not drawn. score='own' shows the prompts from their language's own boundary.",
+            f"The boundaries of {nowhere} are not drawn: with calibration={gate.calibration!r}, "
+            "their scores are not the source score shifted and scaled, so a boundary is not a "
+            "point on this axis. Use score='own' to see the prompts from their own boundary.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=find_stack_level(),
         )
     return thresholds
 
@@ -354,24 +350,25 @@ def _find_thresholds(opened: OpenedGate, source: npt.NDArray[np.float64]) -> dic
 def _thresholds_by_model(
     threshold: Mapping[str, Any] | None, models: list[str], languages: npt.NDArray[Any] | None
 ) -> dict[str, Mapping[str, float]]:
-    """Give each model its boundaries."""
+    """Return the boundaries of each model's languages."""
     if threshold is None:
         return {name: {} for name in models}
     if languages is None:
-        raise ValueError("Got threshold without language: expected the language of each prompt.")
+        raise ValueError("Got threshold without language, expected the language of each prompt.")
     found = dict.fromkeys(models, threshold)
     if any(isinstance(one, Mapping) for one in threshold.values()):
         named = {str(name): one for name, one in threshold.items()}
         unknown = sorted(set(named) - set(models))
         if unknown:
-            raise ValueError(f"Got threshold of {unknown} but expected that of {models}.")
+            raise ValueError(f"Got threshold of {unknown}, expected thresholds of {models}.")
         found = {name: named.get(name, {}) for name in models}
     unused = sorted({name for one in found.values() for name in one} - set(languages))
     if unused:
         warnings.warn(
-            f"No prompt is in {unused} of threshold; there are {sorted(set(languages))}.",
+            f"Got threshold of {unused}, but the prompts are in {sorted(set(languages))}: these "
+            "boundaries are not drawn.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=find_stack_level(),
         )
     return found
 
@@ -386,7 +383,7 @@ def _tabulate(
     tier: Mapping[str, str] | None,
     pos_label: Hashable | None,
 ) -> pd.DataFrame:
-    """Make the rows of a gate, sorted as they are drawn."""
+    """Make a gate's table, in the order in which it is drawn."""
     columns: dict[str, Any] = {
         "y_true": one_per_row("y_true", y),
         "y_score": one_per_row("y_score", scores).astype(float),

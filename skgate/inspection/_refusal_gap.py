@@ -1,13 +1,17 @@
-"""RefusalGapDisplay: what a model refuses, and what it should."""
+"""RefusalGapDisplay: harmful and harmless prompts that a model refuses."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from skgate._base import set_module
+from skgate._docstrings import fill_docstring
 from skgate.inspection._display import PanelDisplay, check_kinds, check_shares
 from skgate.inspection._estimators import by_name
 from skgate.inspection._groups import group_column, group_languages
@@ -21,11 +25,12 @@ if TYPE_CHECKING:
 _FEW = 6  # groups that fit a panel beside others
 
 
+@set_module("skgate.inspection")
 class RefusalGapDisplay(PanelDisplay):
-    """Does the model refuse where it should: harmful and harmless prompts refused.
+    """Display of the shares of harmful and of harmless prompts that a model refuses.
 
-    One panel for each model or condition, such as before and after steering; a pair of bars for
-    each tier (the mean over its languages) or language. It is recommended to use
+    There is one panel for each model or condition, such as before and after steering. Each tier
+    (the mean over its languages) or each language has a pair of bars. It is recommended to use
     :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
@@ -37,8 +42,8 @@ class RefusalGapDisplay(PanelDisplay):
     Attributes
     ----------
     frame_ : DataFrame
-        The numbers behind the picture, a row per bar: the columns of ``frame``, and ``n``, the
-        number of prompts, if the display was made from an estimator or predictions.
+        The numbers behind the picture, one row per bar: the columns of ``frame`` and, if the
+        display was made from an estimator or predictions, ``n``, the number of prompts.
     ax_ : matplotlib Axes
         The first panel.
     axes_ : ndarray of matplotlib Axes
@@ -80,6 +85,7 @@ class RefusalGapDisplay(PanelDisplay):
         check_shares(self.frame_, ["refusal_rate"])
 
     @classmethod
+    @fill_docstring
     def from_estimator(
         cls,
         estimator: Any,
@@ -92,27 +98,21 @@ class RefusalGapDisplay(PanelDisplay):
         ax: Any = None,
         **generate_kwargs: Any,
     ) -> RefusalGapDisplay:
-        """Generate replies, judge them, and draw what was refused.
+        """Generate and judge replies, and draw the shares of refusals.
 
         Parameters
         ----------
         estimator : SteeringWrapper, mapping of str to SteeringWrapper, or list of them
-            Fitted wrappers. A single one is drawn twice: the model as it is, and steered. Refusals
-            are told by the wrapper's ``judge``.
-        X : list, Series, array or DataFrame of length n_prompts
-            Prompts, as the wrapper takes them.
+            Fitted wrappers. A single one is drawn twice: the unchanged model, and steered. Each
+            one's ``judge`` decides which replies are refusals.
+        {pipeline_X}
         y : array-like of shape (n_prompts,)
             True labels.
-        language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of the prompts, unless they are a column of ``X``.
-        by : {"tier", "language"}, default="tier"
-            What a pair of bars is: a tier, as the mean over its languages, or a language.
-        tier : mapping of str to str or None, default=None
-            The tier of each language; None is the paper's, for ISO 639-1 codes.
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
-        **generate_kwargs : dict
-            Arguments of the model's ``generate``.
+        {language_or_column}
+        {by}
+        {tier}
+        {ax}
+        {generate_kwargs}
 
         Returns
         -------
@@ -122,30 +122,34 @@ class RefusalGapDisplay(PanelDisplay):
         Raises
         ------
         ValueError
-            If no language is given, or a language has no tier where ``by="tier"``.
+            If no language is given, or if a language has no tier and ``by="tier"``.
         """
+        from skgate.steering._pipeline import find_fitted_parts
+
         single = not isinstance(estimator, Mapping | list | tuple)
         wrappers = by_name(estimator)
         first = next(iter(wrappers.values()))
-        languages = first._languages(X, language)
+        parts = find_fitted_parts(first)
+        languages = parts.split(X, language)[1]
         if languages is None:
-            raise ValueError("Got language=None but expected the language of each prompt.")
-        # What can be wrong is told before the model runs.
+            raise ValueError("Got language=None, expected the language of each prompt.")
+        # Raise these errors before the model runs.
         group_languages(languages, by, tier)
         check_same_length({"X": languages, "y": one_per_row("y", y)})
         runs = {name: (wrapper, True) for name, wrapper in wrappers.items()}
         if single:
             runs = {"as it is": (first, False), "steered": (first, True)}
         refused = {
-            name: wrapper._refusals(X, language, generate_kwargs, steered=steered)
+            name: _find_refusals(wrapper, X, language, generate_kwargs, steered=steered)
             for name, (wrapper, steered) in runs.items()
         }
-        label = first._fitted().gate.harmful_label_
+        label = parts.gate.harmful_label_
         return cls.from_predictions(
             y, refused, language=languages, by=by, tier=tier, pos_label=label, ax=ax
         )
 
     @classmethod
+    @fill_docstring
     def from_predictions(
         cls,
         y_true: ArrayLike,
@@ -157,25 +161,21 @@ class RefusalGapDisplay(PanelDisplay):
         pos_label: Hashable | None = None,
         ax: Any = None,
     ) -> RefusalGapDisplay:
-        """Draw what was refused.
+        """Draw the shares of refusals.
 
         Parameters
         ----------
         y_true : array-like of shape (n_prompts,)
             True labels.
         refused : array-like of bool of shape (n_prompts,), or mapping of str to such
-            Whether the reply to each prompt was a refusal; several models or conditions by name.
+            Whether the reply to each prompt is a refusal. For several models or conditions, a
+            mapping of name to such.
         language : array-like of str of shape (n_prompts,)
             Languages of the prompts.
-        by : {"tier", "language"}, default="tier"
-            What a pair of bars is: a tier, as the mean over its languages, or a language.
-        tier : mapping of str to str or None, default=None
-            The tier of each language; None is the paper's, for ISO 639-1 codes.
-        pos_label : label or None, default=None
-            The harmful class. None: "harmful", 1 or True if among the labels, else the second of
-            the two in sorted order (with a warning, if they are texts).
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+        {by}
+        {tier}
+        {pos_label}
+        {ax}
 
         Returns
         -------
@@ -203,13 +203,13 @@ class RefusalGapDisplay(PanelDisplay):
         frame = pd.DataFrame(rows).dropna(subset="refusal_rate")
         return cls(frame).plot(ax)
 
+    @fill_docstring
     def plot(self, ax: Any = None) -> RefusalGapDisplay:
         """Draw the bars.
 
         Parameters
         ----------
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+        {ax}
 
         Returns
         -------
@@ -222,7 +222,7 @@ class RefusalGapDisplay(PanelDisplay):
         by = group_column(self.frame_)
         if by is None:
             raise ValueError(
-                f"Got a frame with the columns {list(self.frame_)} but expected 'tier' or "
+                f"Got a frame with the columns {list(self.frame_)}, expected 'tier' or "
                 "'language' among them."
             )
         models, groups = self._models, list(self.frame_[by].unique())
@@ -271,3 +271,18 @@ class RefusalGapDisplay(PanelDisplay):
             ]
         )
         return self
+
+
+def _find_refusals(
+    wrapper: Any, X: Any, language: Any, generate_kwargs: Mapping[str, Any], *, steered: bool
+) -> npt.NDArray[np.bool_]:
+    """Find which prompts the model refuses, steered or unchanged."""
+    from skgate.steering._pipeline import find_fitted_parts
+    from skgate.steering._sweeps import find_refusals, generate_unsteered
+
+    prompts, languages = find_fitted_parts(wrapper).split(X, language)
+    if steered:
+        replies = wrapper.generate(X, language, **generate_kwargs)
+    else:
+        replies = generate_unsteered(wrapper, prompts, generate_kwargs)
+    return find_refusals(wrapper.judge, prompts, replies, languages)

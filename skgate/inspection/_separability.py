@@ -1,4 +1,4 @@
-"""SeparabilityDisplay: how well the harm direction tells harmful from harmless."""
+"""SeparabilityDisplay: how well the harm direction separates harmful from harmless prompts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
+from skgate._base import find_stack_level, set_module
+from skgate._docstrings import fill_docstring
 from skgate._validation import check_language, check_prompts
 from skgate.gate._subspace import harm_direction
 from skgate.inspection._display import PanelDisplay
@@ -34,29 +36,30 @@ Floats = npt.NDArray[np.float64]
 _TOLD_IN_CELLS = 12  # columns whose cells have room for a number
 
 
+@set_module("skgate.inspection")
 class SeparabilityDisplay(PanelDisplay):
-    """Is the harm signal there: AUC of the harm direction, by language and layer or model.
+    """Display of the AUC of the harm direction, by language and by layer or model.
 
-    A row of cells for each language, a column for each layer, or for each model where all have a
-    single layer; several models with several layers have a panel each. Cells of languages in which
-    the model refuses few harmful prompts are outlined: a high AUC there is a signal that the model
-    has and does not act on. It is recommended to use :meth:`from_estimator` or
-    :meth:`from_predictions`.
+    It shows whether a model has the harm signal in a language. Each language has a row of cells.
+    Each layer has a column or, if every model has a single layer, each model. Several models with
+    several layers have a panel each. Languages in which the model refuses few harmful prompts are
+    outlined: with a high AUC, the model has a signal there that it does not act on. It is
+    recommended to use :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     frame : DataFrame
-        A row per cell: columns ``model`` (if several), ``layer``, ``language``, ``roc_auc`` and
-        perhaps ``weak`` (bool), for cells to outline.
+        One row per cell: columns ``model`` (if several), ``layer``, ``language``, ``roc_auc`` and,
+        optionally, ``weak`` (bool), which says whether to outline the cell.
     weak_below : float, default=0.5
-        Below which share of harmful prompts refused ``weak`` was said; for the legend.
+        The share of harmful prompts refused below which a cell is ``weak``, for the legend.
 
     Attributes
     ----------
     frame_ : DataFrame
-        The numbers behind the picture: the columns of ``frame``, and, if the display was made from
+        The numbers behind the picture: the columns of ``frame`` and, if the display was made from
         an estimator or predictions, ``harmful_refused`` (the share of harmful prompts refused, NaN
-        if not known) and ``n`` (the number of prompts).
+        if it is not known) and ``n`` (the number of prompts).
     ax_ : matplotlib Axes
         The first panel.
     axes_ : ndarray of matplotlib Axes
@@ -66,9 +69,9 @@ class SeparabilityDisplay(PanelDisplay):
 
     Notes
     -----
-    The direction is the unit vector from the mean of all harmless to the mean of all harmful train
-    rows of the source languages [1]_, at each layer; the AUC is that of the test rows' projections
-    on it, within a language, so that no boundary plays a part.
+    At each layer, the direction is the unit vector from the mean of all harmless to the mean of all
+    harmful train rows of the source languages [1]_. The AUC is that of the test rows' projections
+    on it, within one language, so it does not depend on a decision boundary.
 
     References
     ----------
@@ -102,6 +105,7 @@ class SeparabilityDisplay(PanelDisplay):
         self.weak_below = weak_below
 
     @classmethod
+    @fill_docstring
     def from_estimator(
         cls,
         estimator: Any,
@@ -119,40 +123,35 @@ class SeparabilityDisplay(PanelDisplay):
         pos_label: Hashable | None = None,
         ax: Any = None,
     ) -> SeparabilityDisplay:
-        """Learn the harm direction from train prompts, and measure it on test prompts.
+        """Learn the harm direction from train prompts, and draw its AUC on test prompts.
 
         Parameters
         ----------
         estimator : ActivationTransformer, Pipeline, mapping of str to such, or list of them
-            Reads the activations: a transformer of one layer or several, or a Pipeline that begins
-            with one, of which nothing else is used.
+            Transformers of one or several layers, or Pipelines that begin with one; only the
+            transformer is used.
         X_train : list, Series or array of length n_train
             Prompts to learn each layer's direction from.
         y_train : array-like of shape (n_train,)
-            Their labels.
+            Labels of ``X_train``.
         X_test : list, Series or array of length n_test
-            Prompts to measure, none of them among the train prompts.
+            Prompts to measure the AUC on. They should not be among the train prompts.
         y_test : array-like of shape (n_test,)
-            Their labels.
+            Labels of ``X_test``.
         language_train : str or array-like of str of shape (n_train,), default=None
-            Languages of the train prompts.
+            Languages of the train prompts, one for all or one each.
         language_test : str or array-like of str of shape (n_test,)
-            Languages of the test prompts.
+            Languages of the test prompts, one for all or one each.
         source_languages : list of str or None, default=None
-            The languages among the train prompts that the direction is learned from; None: all.
+            The languages among the train prompts to learn the direction from. If None, all of them.
         refused : array-like of bool of shape (n_test,), mapping of str to such, or None, \
-                default=None
-            Whether the unsteered model refused each test prompt; several models' by name. With it,
-            weakly refusing languages are outlined.
-        weak_below : float, default=0.5
-            The share of harmful prompts refused below which a language is weakly refusing.
-        tier : mapping of str to str or None, default=None
-            The tier of each language, to order them; None is the paper's.
-        pos_label : label or None, default=None
-            The harmful class. None: "harmful", 1 or True if among the labels, else the second of
-            the two in sorted order (with a warning, if they are texts).
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+default=None
+            Whether the unsteered model refused each test prompt. For several models, a mapping of
+            name to such. It decides which languages are outlined.
+        {weak_below}
+        {tier}
+        {pos_label}
+        {ax}
 
         Returns
         -------
@@ -162,12 +161,12 @@ class SeparabilityDisplay(PanelDisplay):
         Raises
         ------
         ValueError
-            If the source languages' train prompts are of one class, or lengths differ.
+            If the source languages' train prompts have one class only, or if lengths differ.
 
         Warns
         -----
         UserWarning
-            If test prompts are among those that the direction is learned from.
+            If test prompts are among the prompts that the direction is learned from.
         """
         train, test = check_prompts(X_train, "X_train"), check_prompts(X_test, "X_test")
         labels = one_per_row("y_train", y_train)
@@ -207,6 +206,7 @@ class SeparabilityDisplay(PanelDisplay):
         )
 
     @classmethod
+    @fill_docstring
     def from_predictions(
         cls,
         y_true: ArrayLike,
@@ -220,33 +220,28 @@ class SeparabilityDisplay(PanelDisplay):
         pos_label: Hashable | None = None,
         ax: Any = None,
     ) -> SeparabilityDisplay:
-        """Draw how well scores tell harmful from harmless.
+        """Draw the AUC of scores.
 
         Parameters
         ----------
         y_true : array-like of shape (n_prompts,)
             True labels.
         y_score : array-like of shape (n_prompts,) or (n_prompts, n_layers), or mapping of str to \
-                such
-            Scores, larger for more harmful; several models' by name.
-        layer : list of int or None, default=None
-            The layer of each column of ``y_score``; for several models, perhaps a mapping. None:
-            numbered from 0.
+such
+            Scores, larger for more harmful. For several models, a mapping of name to scores.
+        layer : list of int, mapping of str to such, or None, default=None
+            The layer of each column of ``y_score``. For several models, one list for all, or a
+            mapping of name to list. If None, the columns are numbered from 0.
         language : str or array-like of str of shape (n_prompts,)
-            Languages of the prompts.
+            Languages of the prompts, one for all or one each.
         refused : array-like of bool of shape (n_prompts,), mapping of str to such, or None, \
-                default=None
-            Whether the unsteered model refused each prompt; several models' by name. With it,
-            weakly refusing languages are outlined.
-        weak_below : float, default=0.5
-            The share of harmful prompts refused below which a language is weakly refusing.
-        tier : mapping of str to str or None, default=None
-            The tier of each language, to order them; None is the paper's.
-        pos_label : label or None, default=None
-            The harmful class. None: "harmful", 1 or True if among the labels, else the second of
-            the two in sorted order (with a warning, if they are texts).
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+default=None
+            Whether the unsteered model refused each prompt. For several models, a mapping of name
+            to such. It decides which languages are outlined.
+        {weak_below}
+        {tier}
+        {pos_label}
+        {ax}
 
         Returns
         -------
@@ -285,13 +280,13 @@ class SeparabilityDisplay(PanelDisplay):
                     )
         return cls(pd.DataFrame(rows), weak_below=weak_below).plot(ax)
 
+    @fill_docstring
     def plot(self, ax: Any = None) -> SeparabilityDisplay:
         """Draw the cells.
 
         Parameters
         ----------
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+        {ax}
 
         Returns
         -------
@@ -361,13 +356,13 @@ class SeparabilityDisplay(PanelDisplay):
 
 
 def _find_reader(estimator: Any) -> ActivationTransformer:
-    """Find what reads the activations."""
+    """Find the ActivationTransformer of an estimator."""
     from skgate.activations._transformer import ActivationTransformer
 
     reader = estimator.steps[0][1] if isinstance(estimator, Pipeline) else estimator
     if not isinstance(reader, ActivationTransformer):
         raise TypeError(
-            f"Got an estimator of type {type(estimator).__name__} but expected an "
+            f"Got an estimator of type {type(estimator).__name__}, expected an "
             "ActivationTransformer, or a Pipeline that begins with one."
         )
     return reader
@@ -376,20 +371,20 @@ def _find_reader(estimator: Any) -> ActivationTransformer:
 def _find_sources(
     language: Any, source_languages: Sequence[str] | None, n_rows: int
 ) -> npt.NDArray[np.bool_]:
-    """Which train rows the direction is learned from."""
+    """Find the train rows to learn the direction from."""
     if source_languages is None:
         return np.ones(n_rows, dtype=bool)
     wanted = check_language(source_languages, len(source_languages), "source_languages")
     if language is None:
         raise ValueError(
-            f"Got source_languages={list(source_languages)} without language_train, but expected "
+            f"Got source_languages={list(source_languages)} without language_train, expected "
             "the language of every train prompt."
         )
     languages = check_language(language, n_rows, "language_train")
     missing = sorted(set(wanted) - set(languages))
     if missing:
         raise ValueError(
-            f"Got no train prompts in {missing} of source_languages, but expected some in each."
+            f"Got no train prompts in the source_languages {missing}, expected some in each."
         )
     found: npt.NDArray[np.bool_] = np.isin(languages.astype(str), wanted.astype(str))
     return found
@@ -397,7 +392,7 @@ def _find_sources(
 
 def _check_share(weak_below: float) -> None:
     if not 0 <= weak_below <= 1:
-        raise ValueError(f"Got weak_below={weak_below!r} but expected a share from 0 to 1.")
+        raise ValueError(f"Got weak_below={weak_below!r}, expected a share from 0 to 1.")
 
 
 def _warn_of_overlap(train: list[Any], test: list[Any]) -> None:
@@ -405,10 +400,10 @@ def _warn_of_overlap(train: list[Any], test: list[Any]) -> None:
     n_known = sum(repr(prompt) in known for prompt in test)
     if n_known:
         warnings.warn(
-            f"{n_known} of {len(test)} test prompts are among those that the direction is learned "
-            "from: their AUC is too good.",
+            f"{n_known} of {len(test)} test prompts are among the prompts that the direction is "
+            "learned from, so the AUC is too high. Use other test prompts.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=find_stack_level(),
         )
 
 
@@ -418,36 +413,37 @@ def _project(rows: Any, harmful: npt.NDArray[np.bool_], new: Any) -> Floats:
     direction = harm_direction(rows, harmful, np.ones(len(rows)))
     if direction is None:
         raise ValueError(
-            "The train prompts of the source languages are of one class in y_train, or have equal "
-            "means; expected harmful and harmless ones whose activations differ."
+            "Got train prompts of the source languages with one class only in y_train, or with "
+            "equal mean activations, expected harmful and harmless prompts whose activations "
+            "differ."
         )
     projections: Floats = np.asarray(new, dtype=np.float64) @ direction
     return projections
 
 
 def _per_model(values: Any, models: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Give each model its part of an argument that may be one for all."""
+    """Return each model's value of an argument that may be one for all."""
     if not isinstance(values, Mapping):
         return dict.fromkeys(models, values)
     missing = sorted(set(models) - {str(key) for key in values})
     if missing:
-        raise ValueError(f"Got no {name} of {missing} but expected that of each model.")
+        raise ValueError(f"Got no {name} of {missing}, expected one of each model.")
     return {str(key): value for key, value in values.items()}
 
 
 def _check_scores(values: Any, layer: Any, n_rows: int) -> Iterator[tuple[Any, Floats]]:
-    """Take scores apart into layers."""
+    """Split scores into layers."""
     table = np.asarray(values, dtype=np.float64)
     table = table[:, np.newaxis] if table.ndim == 1 else table
     if table.ndim != 2 or len(table) != n_rows or not np.isfinite(table).all():
         raise ValueError(
-            f"Got y_score of shape {np.shape(values)} but expected ({n_rows},) or ({n_rows}, "
+            f"Got y_score of shape {np.shape(values)}, expected ({n_rows},) or ({n_rows}, "
             "n_layers), all finite."
         )
     layers = list(range(table.shape[1]) if layer is None else np.atleast_1d(layer).tolist())
     if len(layers) != table.shape[1] or len(set(layers)) < len(layers):
         raise ValueError(
-            f"Got layer={layers} but expected {table.shape[1]} different ones, one per column of "
+            f"Got layer={layers}, expected {table.shape[1]} different ones, one per column of "
             "y_score."
         )
     return zip(layers, table.T, strict=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from skgate._base import set_module
+from skgate._docstrings import fill_docstring
 from skgate.inspection._display import PanelDisplay, check_shares, stack_tables
 from skgate.inspection._estimators import by_name
 from skgate.inspection._groups import average_groups, group_column, group_languages
@@ -18,18 +20,20 @@ if TYPE_CHECKING:
 _MEASURES = {"refusal_rate": "harmful prompts refused", "garbled_rate": "replies garbled"}
 
 
+@set_module("skgate.inspection")
 class StrengthSweepDisplay(PanelDisplay):
-    """How hard to steer: refusals, and garbled replies, against the steering strength.
+    """Display of refusals and of garbled replies against the steering strength.
 
-    A column of panels for each model: refusals above, garbled replies (if told) below, a line for
-    each tier (the mean over its languages) or language. It is recommended to use
-    :meth:`from_estimator` or :meth:`from_predictions`.
+    It helps to choose a strength: enough to refuse harmful prompts, too little to break the model's
+    language. Each model has a column of panels, with refusals above and garbled replies (if
+    measured) below. Each tier (the mean over its languages) or each language has a line. It is
+    recommended to use :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     frame : DataFrame
-        A row per point: columns ``model`` (if several), ``tier`` or ``language`` (if known),
-        ``strength``, ``refusal_rate`` and perhaps ``garbled_rate`` (0 to 1).
+        One row per point: columns ``model`` (if several), ``tier`` or ``language`` (if known),
+        ``strength``, ``refusal_rate`` and, optionally, ``garbled_rate`` (both 0 to 1).
 
     Attributes
     ----------
@@ -44,12 +48,12 @@ class StrengthSweepDisplay(PanelDisplay):
 
     See Also
     --------
-    skgate.SteeringWrapper.select_strength : Measures the rates.
+    skgate.SteeringWrapper.select_strength : The same rates as a table.
 
     Notes
     -----
-    Strengths are in units of the gate's ``projection_gap_``, about the way from harmless to
-    harmful prompts along its direction. Every prompt is steered, no gate decides.
+    Strengths are in units of the gate's ``projection_gap_``, about the distance from harmless to
+    harmful prompts along its direction. Every prompt is steered; the gate does not decide.
 
     Examples
     --------
@@ -78,6 +82,7 @@ class StrengthSweepDisplay(PanelDisplay):
         check_shares(self.frame_, list(_MEASURES))
 
     @classmethod
+    @fill_docstring
     def from_estimator(
         cls,
         estimator: Any,
@@ -91,39 +96,35 @@ class StrengthSweepDisplay(PanelDisplay):
         ax: Any = None,
         **generate_kwargs: Any,
     ) -> StrengthSweepDisplay:
-        """Steer every prompt at several strengths, and draw what becomes of the replies.
+        """Steer every prompt at several strengths, and draw refusals and garbled replies.
 
         Parameters
         ----------
         estimator : SteeringWrapper, mapping of str to SteeringWrapper, or list of them
-            Fitted wrappers. Refusals are told by the wrapper's ``judge``.
+            Fitted wrappers. Each one's ``judge`` decides which replies are refusals.
         X : list, Series, array or DataFrame of length n_prompts
-            Harmful validation prompts, as the wrapper takes them.
+            Harmful validation prompts, as the gate's pipeline takes them.
         language : str or array-like of str of shape (n_prompts,), default=None
-            Languages of the prompts, unless they are a column of ``X``. None: one line for all.
-        strengths : sequence of float or None, default=None
-            Strengths to try; None is 0 to 3 in steps of 0.25.
-        is_garbled : callable or None, default=None
-            Tells which replies are garbled: takes a list of them, in the order of the prompts,
-            and gives a bool for each.
-        by : {"tier", "language"}, default="tier"
-            What a line is: a tier, as the mean over its languages, or a language.
-        tier : mapping of str to str or None, default=None
-            The tier of each language; None is the paper's, for ISO 639-1 codes.
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
-        **generate_kwargs : dict
-            Arguments of the model's ``generate``.
+            Languages of the prompts, one for all or one each, unless they are a column of ``X``.
+            Without languages, there is one line for all prompts.
+        {strengths}
+        {is_garbled}
+        {by}
+        {tier}
+        {ax}
+        {generate_kwargs}
 
         Returns
         -------
         display : StrengthSweepDisplay
             The drawn display.
         """
+        from skgate.steering._pipeline import find_fitted_parts
+
         wrappers = by_name(estimator)
-        languages = next(iter(wrappers.values()))._languages(X, language)
+        languages = find_fitted_parts(next(iter(wrappers.values()))).split(X, language)[1]
         if languages is not None:
-            group_languages(languages, by, tier)  # what is wrong is told before the model runs
+            group_languages(languages, by, tier)  # raises its errors before the model runs
         tables = {
             name: wrapper.select_strength(
                 X, language, strengths=strengths, is_garbled=is_garbled, **generate_kwargs
@@ -133,6 +134,7 @@ class StrengthSweepDisplay(PanelDisplay):
         return cls.from_predictions(tables, by=by, tier=tier, ax=ax)
 
     @classmethod
+    @fill_docstring
     def from_predictions(
         cls,
         table: Any,
@@ -141,19 +143,16 @@ class StrengthSweepDisplay(PanelDisplay):
         tier: Mapping[str, str] | None = None,
         ax: Any = None,
     ) -> StrengthSweepDisplay:
-        """Draw what :meth:`skgate.SteeringWrapper.select_strength` found.
+        """Draw tables of :meth:`skgate.SteeringWrapper.select_strength`.
 
         Parameters
         ----------
         table : DataFrame, or mapping of str to DataFrame
-            Columns ``strength``, ``refusal_rate``, and perhaps ``language`` and ``garbled_rate``;
-            several models' by name.
-        by : {"tier", "language"}, default="tier"
-            What a line is: a tier, as the mean over its languages, or a language.
-        tier : mapping of str to str or None, default=None
-            The tier of each language; None is the paper's, for ISO 639-1 codes.
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+            Columns ``strength``, ``refusal_rate`` and, optionally, ``language`` and
+            ``garbled_rate``. For several models, a mapping of name to table.
+        {by}
+        {tier}
+        {ax}
 
         Returns
         -------
@@ -165,13 +164,13 @@ class StrengthSweepDisplay(PanelDisplay):
         display.frame_ = average_groups(display.frame_, ["strength"], measures, by, tier)
         return display.plot(ax)
 
+    @fill_docstring
     def plot(self, ax: Any = None) -> StrengthSweepDisplay:
         """Draw the curves.
 
         Parameters
         ----------
-        ax : matplotlib Axes, array of them or None, default=None
-            Where to draw; one Axes is divided if there are several panels. None: a new figure.
+        {ax}
 
         Returns
         -------

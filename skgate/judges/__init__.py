@@ -1,4 +1,4 @@
-"""Judges, which say whether a model's reply is a refusal."""
+"""Judges, which decide whether a model's reply is a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find a phrase in a text, in any script."""
+"""Finding phrases in texts of any script."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ _STACKERS = "\u1039\u17d2"  # Burmese and Khmer: the next consonant belongs to t
 
 
 def normalise(text: str) -> str:
-    """Write a text plainly, so that spellings which look or read alike are equal.
+    """Simplify a text, so that spellings which look or read alike become equal.
 
-    NFKC and case folding; no invisible characters, accents, vowel points or emphasis; plain
-    apostrophes and quotes; a single space for white space, commas and dashes. The vowel signs of
-    Indic scripts and the like stay: without them, words would be others.
+    It applies NFKC and case folding; removes invisible characters, accents, vowel points and
+    emphasis; makes apostrophes and quotes plain; and turns white space, commas and dashes into
+    single spaces. The vowel signs of Indic and similar scripts stay, because they distinguish
+    words.
     """
     text = unicodedata.normalize("NFKC", text.translate(_PLAIN)).casefold()
     text = "".join(c for c in unicodedata.normalize("NFD", text) if not _is_dropped(c))
@@ -37,9 +38,10 @@ def normalise(text: str) -> str:
 
 
 def begins_with_any(phrases: Iterable[str], text: str, opening: int | None) -> bool:
-    """Tell whether any phrase stands in a text, as whole words, and begins in its opening.
+    """Whether any phrase occurs in a text as whole words and begins in the text's opening.
 
-    All are normalised. Spaces do not count where a phrase's script is written without them.
+    Phrases and text must be normalised. Spaces are ignored for phrases whose script is written
+    without them.
     """
     unspaced_text = text.replace(" ", "")
     return any(
@@ -61,18 +63,18 @@ def _begins_within(phrase: str, text: str, opening: int | None) -> bool:
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:
-    """Tell whether text[start:end] begins and ends where words (or syllables) do."""
+    """Whether text[start:end] begins and ends where words (or syllables) do."""
     before, first = text[start - 1 : start], text[start]
     last, after = text[end - 1], text[end : end + 1]
     if (before and before in _STACKERS) or _is_mark(after):
         return False
-    if after == "'" and _is_in_word(last):  # "can" is no word of "can't"
+    if after == "'" and _is_in_word(last):  # "can" is not a word of "can't"
         after = text[end + 1 : end + 2]
     return not (_joins(before, first) or _joins(last, after))
 
 
 def _joins(left: str, right: str) -> bool:
-    """Tell whether two neighbours are of one word, in scripts that separate words."""
+    """Whether two neighbours belong to one word, in scripts that separate words."""
     return _is_in_word(left) and _is_in_word(right)
 
 

@@ -1,4 +1,4 @@
-"""Measures per language, of decisions and of refusals."""
+"""Measures of decisions and of refusals, per language."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from skgate._base import set_module
+from skgate._docstrings import fill_docstring
 from skgate._validation import check_language
 from skgate.metrics._checks import (
     check_same_length,
@@ -20,7 +22,7 @@ from skgate.metrics._checks import (
 from skgate.metrics._refusal import refusal_measures
 from skgate.metrics._tiers import LANGUAGE_TIERS
 
-# Each measure of a report, and whether more of it is better.
+# The measures of a report: by name, whether a larger value is better.
 _RANKING = {"roc_auc": True, "average_precision": True}
 _DECISIONS = {
     "roc_auc": True,
@@ -34,6 +36,8 @@ _REFUSALS = {"harmful_refused": True, "harmless_refused": False, "selectivity": 
 _COUNTS = ["n", "n_harmful", "n_harmless"]
 
 
+@set_module("skgate.metrics")
+@fill_docstring
 def language_report(
     y_true: ArrayLike,
     y_pred: ArrayLike | None = None,
@@ -49,86 +53,87 @@ def language_report(
 
     Parameters
     ----------
-    y_true : array-like of shape (n_samples,)
-        The true labels, of one or two classes.
+    {y_true}
     y_pred : array-like of shape (n_samples,) or None, default=None
-        The decisions, in the same labels. None leaves out what measures them.
+        The decisions, with the same labels. If None, measures of decisions are left out.
     y_score : array-like of shape (n_samples,) or None, default=None
-        Scores, **larger for more harmful**: `LatentGate.harm_score`, not
-        `decision_function`, whose sign follows the order of the labels. Without scores,
-        `roc_auc` and `average_precision` are NaN, or left out if there are no decisions either.
+        Scores, **larger for more harmful**: those of ``LatentGate.harm_score``, not of
+        ``decision_function``, whose sign follows the order of the labels. If None, ``roc_auc`` and
+        ``average_precision`` are NaN, or left out if there are no decisions either.
     language : array-like of str of shape (n_samples,)
         The language of each row.
     refused : array-like of bool of shape (n_samples,) or None, default=None
-        Whether the reply to each row's prompt was a refusal, as a judge says (1 and 0 do as well).
-        It adds the columns `harmful_refused`, `harmless_refused` and `selectivity`.
+        Whether the reply to each prompt is a refusal, as a judge decides. 1 and 0 are allowed too.
+        It adds the columns ``harmful_refused``, ``harmless_refused`` and ``selectivity``.
     tier : mapping of str to str or None, default=None
-        The tier of each language. None is the paper's: "high", "mid" or "low" by the language's
-        share of Common Crawl, for ISO 639-1 codes (see Notes). A language without a tier has
-        its row, and counts in no tier.
-    pos_label : label or None, default=None
-        The harmful class. None finds it as `LatentGate` does: "harmful", 1 or True if among the
-        labels, else the second of the two in sorted order (with a warning, if they are texts).
+        The tier of each language. If None, the tiers of the paper are used, for ISO 639-1 codes:
+        "high", "mid" or "low" by the language's share of Common Crawl (see Notes). A language
+        without a tier has a row, but does not count in the rows of tiers.
+    {pos_label}
     worst_by : str or None, default=None
-        The measure that says which language is the worst one. None is "balanced_accuracy" if there
-        are decisions, else "selectivity" if there are refusals, else "roc_auc".
+        The measure by which to find the worst language. If None, "balanced_accuracy" if there are
+        decisions, else "selectivity" if there are refusals, else "roc_auc".
 
     Returns
     -------
-    DataFrame
-        One row per language, per tier, and three rows of summary, indexed by `group` and `name`:
+    report : DataFrame
+        One row per language, one per tier, and three summary rows, indexed by ``group`` and
+        ``name``:
 
         ========== ============= ================================================================
-        group      name          the row
+        group      name          content
         ========== ============= ================================================================
         "language" each language the rows of that language; sorted
         "tier"     each tier     the mean over that tier's languages (macro); n are sums
         "overall"  "all"         all rows pooled
-        "worst"    that language a copy of the row of the worst language ("" if none is defined)
+        "worst"    that language a copy of the worst language's row ("" if no measure is defined)
         "spread"   "max - min"   the largest minus the smallest value over languages
         ========== ============= ================================================================
 
-        The columns, each there if what it measures is given:
+        The columns depend on which of scores, decisions and refusals are given:
 
-        =================== ============ ==========================================================
-        column              measures     what it is
-        =================== ============ ==========================================================
-        `roc_auc`           scores
-        `f1`                decisions
-        `balanced_accuracy` decisions
-        `average_precision` scores
-        `fpr`               decisions    harmless rows called harmful
-        `fnr`               decisions    harmful rows called harmless
-        `harmful_refused`   refusals     harmful rows refused
-        `harmless_refused`  refusals     harmless rows refused
-        `selectivity`       refusals     the share of harmful rows refused minus that of harmless
-        `n`                 rows         number of rows; `n_harmful` and `n_harmless` likewise
-        =================== ============ ==========================================================
+        ===================== ========== =========================================================
+        column                measures   content
+        ===================== ========== =========================================================
+        ``roc_auc``           scores
+        ``f1``                decisions
+        ``balanced_accuracy`` decisions
+        ``average_precision`` scores
+        ``fpr``               decisions  share of harmless rows called harmful
+        ``fnr``               decisions  share of harmful rows called harmless
+        ``harmful_refused``   refusals   share of harmful rows refused
+        ``harmless_refused``  refusals   share of harmless rows refused
+        ``selectivity``       refusals   ``harmful_refused`` minus ``harmless_refused``
+        ``n``                 rows       number of rows; likewise ``n_harmful``, ``n_harmless``
+        ===================== ========== =========================================================
+
+        A measure that a group's rows do not define is NaN (see Notes).
 
     Raises
     ------
     ValueError
         If lengths differ, an input is empty, not one-dimensional or has missing values, there are
-        more than two labels, `refused` is not boolean, `pos_label` or `worst_by` is unknown, or
-        neither `y_pred` nor `y_score` nor `refused` is given.
+        more than two labels, ``refused`` is not boolean, ``pos_label`` or ``worst_by`` is unknown,
+        or neither ``y_pred`` nor ``y_score`` nor ``refused`` is given.
     TypeError
-        If `tier` is not a mapping or a language is not a string.
+        If ``tier`` is not a mapping or a language is not a string.
 
     See Also
     --------
-    LanguageScorer : A score for model selection that passes the language on.
+    LanguageScorer : A scorer for model selection that passes the language on.
     refusal_selectivity : The selectivity as one number.
-    skgate.judges.PhraseJudge : Says which replies are refusals.
+    skgate.judges.PhraseJudge : Decides which replies are refusals.
 
     Notes
     -----
-    What a group's rows do not define is NaN: `fpr` and `harmless_refused` without harmless rows,
-    `fnr` and `harmful_refused` without harmful ones, and the others unless both are there. (So `f1`
-    is NaN in a language with harmful rows only, where its precision would be 1 whatever the gate
-    does.) Means, worst language and spread are taken over the languages that define a measure.
+    A measure that a group's rows do not define is NaN: ``fpr`` and ``harmless_refused`` without
+    harmless rows, ``fnr`` and ``harmful_refused`` without harmful rows, and the others without rows
+    of both classes. So ``f1`` is NaN in a language with harmful rows only, in which the precision
+    is always 1. Means, the worst language and the spread are over the languages in which a measure
+    is defined.
 
-    "overall" depends on how many rows each language has, and its `roc_auc` on scores being
-    comparable across languages; the tier rows depend on neither.
+    The "overall" row depends on how many rows each language has, and its ``roc_auc`` assumes that
+    scores are comparable across languages. The tier rows depend on neither.
 
     The default tiers are high: en de fr es it nl pl ru zh ja, mid: ar ko th el he hi fa,
     low: sw am my km si yo.
@@ -160,7 +165,7 @@ def language_report(
     >>> float(report.loc[("language", "yo"), "f1"])
     0.666...
 
-    What a model refused, with no gate at all:
+    Refusals can be measured without a gate:
 
     >>> language_report(
     ...     y_true=[1, 0, 1, 0, 1, 1, 0, 0],
@@ -175,7 +180,7 @@ def language_report(
     measures = _choose_measures(y_pred, y_score, refused)
     worst_by = _choose_worst_by(worst_by, measures)
     if tier is not None and not isinstance(tier, Mapping):
-        raise TypeError(f"Got tier={tier!r} but expected a mapping of language to tier, or None.")
+        raise TypeError(f"Got tier={tier!r}, expected a mapping of language to tier, or None.")
     rows = _validate(y_true, y_pred, y_score, refused, language, pos_label)
     columns = [*measures, *_COUNTS]
     languages = _measure(rows, "language", columns)
@@ -194,9 +199,9 @@ def language_report(
 
 
 def _choose_measures(y_pred: Any, y_score: Any, refused: Any) -> dict[str, bool]:
-    """Give the measures of what is there, and whether more of each is better."""
+    """Choose the measures of what is given: by name, whether a larger value is better."""
     if y_pred is None and y_score is None and refused is None:
-        raise ValueError("Got y_pred=None, y_score=None, refused=None but expected one of them.")
+        raise ValueError("Got y_pred=None, y_score=None, refused=None, expected one of them.")
     ranking = {} if y_score is None else _RANKING
     return {**(ranking if y_pred is None else _DECISIONS), **({} if refused is None else _REFUSALS)}
 
@@ -207,8 +212,8 @@ def _choose_worst_by(worst_by: str | None, measures: Mapping[str, bool]) -> str:
         return next(measure for measure in usual if measure in measures)
     if worst_by not in measures:
         raise ValueError(
-            f"Got worst_by={worst_by!r} but expected one of {', '.join(measures)}, the measures "
-            "of what is given."
+            f"Got worst_by={worst_by!r}, expected one of {', '.join(measures)}, the measures that "
+            "can be computed."
         )
     return worst_by
 
@@ -221,7 +226,7 @@ def _validate(
     language: ArrayLike,
     pos_label: Hashable | None,
 ) -> pd.DataFrame:
-    """Validate a report's input, and put it in harmful / not harmful."""
+    """Validate a report's input and turn its labels into harmful or not."""
     given: dict[str, NDArray[Any]] = {"y_true": one_per_row("y_true", y_true)}
     if y_pred is not None:
         given["y_pred"] = one_per_row("y_pred", y_pred)
@@ -229,7 +234,7 @@ def _validate(
     if y_score is not None:
         given["y_score"] = one_per_row("y_score", y_score).astype(float)
         if not np.isfinite(given["y_score"]).all():
-            raise ValueError("Got infinite values in y_score but expected finite scores.")
+            raise ValueError("Got infinite values in y_score, expected finite scores.")
     if refused is not None:
         given["refused"] = one_bool_per_row("refused", refused)
     check_same_length(given)
@@ -242,7 +247,7 @@ def _validate(
 
 
 def _measure(rows: pd.DataFrame, by: str, columns: list[str]) -> pd.DataFrame:
-    """Measure each group of rows; what is not given has NaN."""
+    """Measure each group of rows; measures of what is not given are NaN."""
     measured = {name: _measure_group(group) for name, group in rows.groupby(by)}
     return pd.DataFrame(measured, index=columns, dtype=float).T
 
@@ -267,7 +272,7 @@ def _measure_group(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def decision_measures(harmful: NDArray[np.bool_], called: NDArray[np.bool_]) -> dict[str, float]:
-    """Measure the decisions on a group of rows; NaN is what its rows don't define."""
+    """Measure the decisions on a group of rows; what its rows do not define is NaN."""
     n_harmful, n_harmless = int(harmful.sum()), int((~harmful).sum())
     hits, alarms = int((harmful & called).sum()), int((~harmful & called).sum())
     fpr, fnr = _ratio(alarms, n_harmless), _ratio(n_harmful - hits, n_harmful)

@@ -1,4 +1,4 @@
-"""A scorer through which each row's language reaches the estimator."""
+"""LanguageScorer: a scorer that passes each row's language to the estimator."""
 
 from __future__ import annotations
 
@@ -17,61 +17,64 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_consistent_length, column_or_1d
 
+from skgate._base import find_stack_level, set_module
 from skgate._validation import check_language, resolve_harmful_label
 from skgate.metrics._checks import one_per_row
 
 
+@set_module("skgate.metrics")
 class LanguageScorer(BaseEstimator):
-    """A scorer through which each row's language reaches the estimator's predictions.
+    """A scorer that passes each row's language to the estimator's predictions.
 
-    scikit-learn's own scorers call `predict(X)` without the language even where `fit` was given
-    one, and say nothing. This one calls `predict(X, language=language)`, or whichever method its
-    metric needs. It goes where scikit-learn takes a scorer: `scoring=` in `cross_validate`,
-    `GridSearchCV` and others, or called by itself.
+    scikit-learn's own scorers call ``predict(X)`` without the language, even if ``fit`` was given
+    one, and do not warn. This scorer calls ``predict(X, language=language)``, or the other method
+    that its metric needs. Use it as ``scoring=`` in ``cross_validate``, ``GridSearchCV`` and
+    others, or call it directly.
 
     Parameters
     ----------
     metric : str or callable
-        The name of one of scikit-learn's scorers (see `sklearn.metrics.get_scorer_names`) or a
-        function `metric(y_true, y_response)`, perhaps with `sample_weight`. Labels reach it as
-        1 for harmful and 0 for harmless, whatever the estimator's own labels are, and scores and
-        probabilities as those of the harmful class.
+        The name of one of scikit-learn's scorers (see ``sklearn.metrics.get_scorer_names``) or a
+        function ``metric(y_true, y_response)``, optionally with ``sample_weight``. The function
+        gets labels as 1 for harmful and 0 for harmless, whatever the estimator's own labels are,
+        and the scores or probabilities of the harmful class.
     response_method : {"predict", "decision_function", "predict_proba"}, list of these or None, \
-            default=None
-        What a callable metric is given; of a list, the first that the estimator has. None is
-        "predict". Not allowed with a name, which implies it.
+default=None
+        The method whose results a callable metric gets. From a list, it is the first that the
+        estimator has. If None, "predict". Not allowed with a name, which implies it.
     greater_is_better : bool, default=True
-        If False, a callable metric's sign is flipped. Not allowed with a name.
+        If False, the sign of a callable metric is flipped. Not allowed with a name.
     aggregate : {"pooled", "macro", "worst"}, default="pooled"
-        What to score: all rows together, or each language by itself, to give the mean or the
-        minimum.
+        How to combine languages: "pooled" scores all rows together, "macro" is the mean of the
+        languages' scores, "worst" their minimum.
     pos_label : label or None, default=None
-        The harmful class. None takes the `harmful_label_` of the estimator or of the gate in it,
-        else "harmful", 1 or True if among its classes, else the second of them.
+        The harmful class. If None, the ``harmful_label_`` of the estimator or of its gate; else
+        "harmful", 1 or True if one of these is among the classes; else the class beside "harmless";
+        else the second class.
     language_column : str or None, default=None
-        The column of `X` that names the language, for estimators that take it from there. Only
-        `aggregate` reads it, and nothing but `X` is passed to the estimator then.
+        The column of ``X`` with the languages, for estimators that read them from there. Only
+        ``aggregate`` uses it; the estimator gets ``X`` alone.
 
     See Also
     --------
-    language_report : Every measure, per language and tier.
+    language_report : All measures per language and tier.
 
     Notes
     -----
-    Ways for the language to get here:
+    There are three ways to pass the language:
 
-    - Called directly: `scorer(estimator, X, y, language=language)`.
-    - From `cross_validate(..., params={"language": language})` or `GridSearchCV.fit(X, y,
-      language=language)`: with `sklearn.set_config(enable_metadata_routing=True)`, where each fold
-      gets its part. Without that setting scikit-learn gives scorers no language at all; for a
-      `LatentGate` that was fitted with languages there is a warning then.
-    - As a column of `X`: no `language=` anywhere, no setting.
+    - Call the scorer directly: ``scorer(estimator, X, y, language=language)``.
+    - Pass it to ``cross_validate(..., params={"language": language})`` or to ``GridSearchCV.fit(X,
+      y, language=language)``, with ``sklearn.set_config(enable_metadata_routing=True)``. Each fold
+      then gets its part. Without this setting, scikit-learn passes no language to scorers; the
+      scorer warns if the estimator is a ``LatentGate`` that was fitted with languages.
+    - Make it a column of ``X``. This needs neither ``language=`` nor the setting.
 
-    The estimator may be anything whose prediction methods take `language`, or a Pipeline that ends
-    in such an estimator. An estimator that does not take it is an error, never silence.
+    The estimator's prediction methods must take ``language``. A Pipeline must end in such an
+    estimator. Otherwise, the scorer raises an error.
 
-    Languages with rows of one class only are left out by "macro" and "worst"; if none is left, the
-    score is NaN.
+    "macro" and "worst" ignore languages with rows of one class only. If none is left, the score is
+    NaN.
 
     Examples
     --------
@@ -126,24 +129,24 @@ class LanguageScorer(BaseEstimator):
         estimator : object
             A fitted binary classifier, or a Pipeline that ends in one.
         X : array-like or sequence of n_samples
-            What the estimator predicts from.
+            Rows that the estimator predicts from.
         y : array-like of shape (n_samples,)
             The true labels.
         language : array-like of str of shape (n_samples,) or None, default=None
-            The language of each row, passed on to the estimator.
+            The language of each row, which the estimator gets.
         sample_weight : array-like of shape (n_samples,) or None, default=None
-            The weight of each row, passed on to the metric.
+            The weight of each row, which the metric gets.
 
         Returns
         -------
-        float
+        score : float
             The score; greater is better.
 
         Raises
         ------
         ValueError
-            If a parameter is not as expected, lengths differ, a language is not a string, `y`
-            has labels that the estimator does not know, or `aggregate` has no language to go by.
+            If a parameter is invalid, lengths differ, a language is not a string, ``y`` has labels
+            that the estimator does not know, or ``aggregate`` needs languages and there are none.
         TypeError
             If there is a language and the estimator's method does not take it.
         """
@@ -168,13 +171,13 @@ class LanguageScorer(BaseEstimator):
         return float(np.min(scores) if self.aggregate == "worst" else np.mean(scores))
 
     def get_metadata_routing(self) -> MetadataRequest:
-        """Say that this scorer wants `language`, for scikit-learn's metadata routing.
+        """Return the metadata that this scorer requests from scikit-learn's metadata routing.
 
         Returns
         -------
-        MetadataRequest
-            `language` is requested, `sample_weight` neither requested nor refused, unless
-            `set_score_request` has changed that.
+        request : MetadataRequest
+            ``language`` is requested, ``sample_weight`` is neither requested nor refused, unless
+            ``set_score_request`` has changed that.
         """
         request = MetadataRequest(owner=self)
         wanted = {"language": True, "sample_weight": None, **getattr(self, "_score_request", {})}
@@ -188,22 +191,22 @@ class LanguageScorer(BaseEstimator):
         Parameters
         ----------
         **requests : bool, str or None
-            `language` or `sample_weight`: True requests it, False does not, a str requests it under
-            that name, None makes it an error to pass it.
+            ``language`` or ``sample_weight``. True requests it, False ignores it, a str requests it
+            under that name, and None makes it an error to pass it.
 
         Returns
         -------
-        LanguageScorer
-            This scorer.
+        self : LanguageScorer
+            The scorer itself.
 
         Raises
         ------
         TypeError
-            If anything but `language` and `sample_weight` is given.
+            If anything but ``language`` and ``sample_weight`` is given.
         """
         unknown = sorted(set(requests) - {"language", "sample_weight"})
         if unknown:
-            raise TypeError(f"Got {', '.join(unknown)} but expected language or sample_weight.")
+            raise TypeError(f"Got {', '.join(unknown)}, expected language or sample_weight.")
         self._score_request = {**getattr(self, "_score_request", {}), **requests}
         return self
 
@@ -212,14 +215,14 @@ class LanguageScorer(BaseEstimator):
         return copy.set_score_request(**getattr(self, "_score_request", {}))
 
     def _accept_sample_weight(self) -> bool:
-        """Tell scikit-learn's scoring by several metrics whether this one takes weights."""
-        accepts: bool = self._make_scorer()._accept_sample_weight()
+        """Whether the metric takes weights; scikit-learn asks when it scores several metrics."""
+        accepts: bool = self._make_scorer()._accept_sample_weight()  # noqa: SLF001  (scikit-learn's: asked by its own scorers under this name)
         return accepts
 
     def _make_scorer(self) -> Any:
         if self.aggregate not in ("pooled", "macro", "worst"):
             raise ValueError(
-                f"Got aggregate={self.aggregate!r} but expected 'pooled', 'macro' or 'worst'."
+                f"Got aggregate={self.aggregate!r}, expected 'pooled', 'macro' or 'worst'."
             )
         if callable(self.metric):
             return make_scorer(
@@ -229,12 +232,12 @@ class LanguageScorer(BaseEstimator):
             )
         if not isinstance(self.metric, str):
             raise ValueError(
-                f"Got metric={self.metric!r} but expected a callable or the name of a scorer."
+                f"Got metric={self.metric!r}, expected a callable or the name of a scorer."
             )
         if self.response_method is not None or not self.greater_is_better:
             raise ValueError(
                 f"Got response_method={self.response_method!r} and greater_is_better="
-                f"{self.greater_is_better!r} with metric={self.metric!r}, but expected None and "
+                f"{self.greater_is_better!r} with metric={self.metric!r}, expected None and "
                 "True: the name of a scorer implies both."
             )
         return get_scorer(self.metric)
@@ -242,7 +245,7 @@ class LanguageScorer(BaseEstimator):
     def _parts(
         self, X: Any, harmful: NDArray[np.int_], language: Any
     ) -> Iterator[NDArray[np.int_]]:
-        """Give the rows to score together, once for each score."""
+        """Yield the rows of each score."""
         if self.aggregate == "pooled":
             yield np.arange(len(harmful))
             return
@@ -255,35 +258,33 @@ class LanguageScorer(BaseEstimator):
     def _language_from_column(self, X: Any) -> NDArray[np.object_]:
         if self.language_column is None:
             raise ValueError(
-                f"Got no language with aggregate={self.aggregate!r} but expected language=, or X "
-                "with a column named by language_column. (In cross-validation language= arrives "
-                "with sklearn.set_config(enable_metadata_routing=True) only.)"
+                f"Got no language with aggregate={self.aggregate!r}, expected language=, or "
+                "language_column= and X with that column. (In cross-validation, language= needs "
+                "sklearn.set_config(enable_metadata_routing=True).)"
             )
         if self.language_column not in getattr(X, "columns", ()):
             raise ValueError(
-                f"Got X without a column {self.language_column!r} but expected the DataFrame "
+                f"Got X without a column {self.language_column!r}, expected a DataFrame with the "
                 "column that language_column names."
             )
         return check_language(X[self.language_column], len(X))
 
 
 class _HarmfulView(ClassifierMixin, BaseEstimator):
-    """An estimator's responses to X, as those of a classifier of 0 and 1 with 1 for harmful.
+    """An estimator's responses to X, as a classifier with the labels 1 for harmful and 0.
 
-    `X` and `language` are bound, and the "features" of this classifier are row numbers: so
-    scikit-learn's scorers can score any rows, each response is computed once, and the scorers'
-    own treatment of labels never sees the original ones.
+    ``X`` and ``language`` are bound, and the "features" of this classifier are row numbers. So
+    scikit-learn's scorers can score any rows, each response is computed once, and scorers never see
+    the original labels.
     """
 
     def __init__(self, estimator: Any, X: Any, language: Any, pos_label: Hashable | None) -> None:
-        self._estimator, self._X = estimator, X
+        self.estimator, self._X = estimator, X
         self.language = None if language is None else check_language(language, _num_samples(X))
         self._responses: dict[str, NDArray[Any]] = {}
         self._known = list(estimator.classes_.tolist())
         if len(self._known) != 2:
-            raise ValueError(
-                f"Got an estimator with classes {self._known} but expected two classes."
-            )
+            raise ValueError(f"Got an estimator with classes {self._known}, expected two classes.")
         if pos_label is None:
             pos_label = getattr(_find_gate(estimator), "harmful_label_", None)
         self._harmful = resolve_harmful_label(self._known, pos_label, "pos_label")
@@ -294,7 +295,7 @@ class _HarmfulView(ClassifierMixin, BaseEstimator):
         unknown = set(values.tolist()) - set(self._known)
         if unknown:
             raise ValueError(
-                f"Got labels {sorted(unknown, key=repr)} in {name} but expected the estimator's "
+                f"Got labels {sorted(unknown, key=repr)} in {name}, expected the estimator's "
                 f"classes, {self._known}."
             )
         return (values == self._harmful).astype(int)
@@ -302,45 +303,45 @@ class _HarmfulView(ClassifierMixin, BaseEstimator):
     def predict(self, rows: NDArray[np.int_]) -> NDArray[np.int_]:
         return self.is_harmful("the predictions", self._response("predict"))[rows]
 
-    @available_if(lambda view: hasattr(view._estimator, "decision_function"))
+    @available_if(lambda view: hasattr(view.estimator, "decision_function"))
     def decision_function(self, rows: NDArray[np.int_]) -> NDArray[np.float64]:
         scores = self._response("decision_function")[rows]
         return scores if self._harmful == self._known[1] else -scores
 
-    @available_if(lambda view: hasattr(view._estimator, "predict_proba"))
+    @available_if(lambda view: hasattr(view.estimator, "predict_proba"))
     def predict_proba(self, rows: NDArray[np.int_]) -> NDArray[np.float64]:
         columns = [0, 1] if self._harmful == self._known[1] else [1, 0]
         return self._response("predict_proba")[rows][:, columns]
 
     def _response(self, method: str) -> NDArray[Any]:
         if method not in self._responses:
-            response = _respond(self._estimator, method, self._X, self.language)
+            response = _respond(self.estimator, method, self._X, self.language)
             self._responses[method] = np.asarray(response)
         return self._responses[method]
 
 
 def _respond(estimator: Any, method: str, X: Any, language: Any) -> Any:
-    """Call a prediction method, making sure that the language arrives."""
+    """Call a prediction method with the language; raise a TypeError if it does not take it."""
     if language is None:
         return getattr(estimator, method)(X)
     if isinstance(estimator, Pipeline) and not get_config()["enable_metadata_routing"]:
-        # Without routing a Pipeline passes parameters on in some of its methods only.
+        # Without routing, only some methods of a Pipeline pass parameters on.
         transformed = estimator[:-1].transform(X) if len(estimator.steps) > 1 else X
         return _respond(estimator[-1], method, transformed, language)
     call = getattr(estimator, method)
     parameters = inspect.signature(call).parameters.values()
     if not any(p.name == "language" or p.kind is p.VAR_KEYWORD for p in parameters):
         raise TypeError(
-            f"Got a language, which {type(estimator).__name__}.{method} does not take: expected an "
-            "estimator with language=None among the method's parameters, such as LatentGate or a "
-            "Pipeline that ends in one (of a search, its best_estimator_). An estimator that takes "
-            "the language as a column of X needs no language here."
+            f"Got a language, which {type(estimator).__name__}.{method} does not take, expected an "
+            "estimator whose method has the parameter language=None, such as a LatentGate or a "
+            "Pipeline that ends in one (for a search, its best_estimator_). If the estimator reads "
+            "the language from a column of X, pass no language."
         )
     return call(X, language=language)
 
 
 def _find_gate(estimator: Any) -> Any:
-    """Find what decides in a Pipeline, a search, a SteeringWrapper or the like."""
+    """Find the gate in a Pipeline, a search, a SteeringWrapper or another meta-estimator."""
     if isinstance(estimator, Pipeline):
         return _find_gate(estimator[-1])
     for name in ("best_estimator_", "estimator_", "gate_", "gate"):
@@ -352,13 +353,13 @@ def _find_gate(estimator: Any) -> Any:
 
 
 def _warn_if_language_lost(estimator: Any) -> None:
-    """Warn when a gate that knows languages is about to be scored without any."""
+    """Warn if a gate that knows languages is scored without languages."""
     gate = _find_gate(estimator)
     if len(getattr(gate, "languages_", ())) and getattr(gate, "language_column", None) is None:
         warnings.warn(
-            "LanguageScorer got no language, though the estimator was fitted with some: it is "
-            "scored without. In cross-validation and searches, language= reaches the scorer with "
-            "sklearn.set_config(enable_metadata_routing=True) only.",
+            "LanguageScorer got no language, but the estimator was fitted with languages: it is "
+            "scored without them. In cross-validation and searches, the scorer gets language= only "
+            "with sklearn.set_config(enable_metadata_routing=True).",
             UserWarning,
-            stacklevel=3,
+            stacklevel=find_stack_level(),
         )

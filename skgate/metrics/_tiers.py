@@ -1,4 +1,4 @@
-"""The paper's tiers of languages, by their share of Common Crawl."""
+"""The tiers of languages in the paper, by their share of Common Crawl."""
 
 from __future__ import annotations
 

@@ -1,1 +1,8 @@
-"""A Hugging Face model: loaded, taken apart, its residual stream read and edited."""
+"""Everything about Hugging Face models: loading, tokenizing, reading and editing activations.
+
+Nothing here is public.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,9 +1,39 @@
-"""Batches of prompts of similar length, by a budget of tokens."""
+"""Batches of prompts of similar length, with a budget of tokens."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def token_budget(
+    batch_tokens: int | str, device: torch.device, on_cpu: int, on_accelerator: int = 16_384
+) -> int:
+    """Resolve the parameter ``batch_tokens`` of an estimator.
+
+    Parameters
+    ----------
+    batch_tokens : int or "auto"
+        The parameter.
+    device : torch.device
+        Where the model takes its token ids.
+    on_cpu : int
+        What "auto" means on a CPU.
+    on_accelerator : int, default=16384
+        What "auto" means on any other device.
+
+    Returns
+    -------
+    budget : int
+        Tokens per batch.
+    """
+    if not isinstance(batch_tokens, str):
+        return int(batch_tokens)
+    return on_cpu if device.type == "cpu" else on_accelerator
 
 
 def length_batches(
@@ -20,22 +50,23 @@ def length_batches(
     Parameters
     ----------
     lengths : sequence of int
-        Tokens of each prompt.
+        Number of tokens of each prompt.
     budget : int
-        Tokens per batch, padding included; a longer prompt is a batch of its own.
+        The most tokens per batch, padding included. A longer prompt gets its own batch.
     padding : bool, default=True
-        Whether prompts of different length may be in one batch.
+        Whether prompts of different length may share a batch.
     boundaries : collection of int, default=()
-        Prompts of up to so many tokens are never in a batch with longer ones.
+        Lengths at which batches are split: a prompt of at most so many tokens never shares a
+        batch with a longer one.
     reused : int, default=0
-        Tokens that every prompt brings besides: not run, but held in memory.
+        Further tokens of each prompt that don't run, but need memory.
     room : int, optional
-        Tokens per batch that fit into memory, padding and reused ones included.
+        The most tokens per batch that fit into memory, padding and reused tokens included.
 
     Returns
     -------
     batches : list of list of int
-        Indices into ``lengths``.
+        Indices into ``lengths``, each exactly once.
     """
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
@@ -50,21 +81,21 @@ def length_batches(
 
 
 def widest_pair(lengths: Sequence[int], boundaries: Collection[int] = ()) -> tuple[int, int]:
-    """Find the longest and the shortest of prompts that may be in one batch.
+    """Find two prompts of the most different length that may share a batch.
 
     Parameters
     ----------
     lengths : sequence of int
-        Tokens of each prompt.
+        Number of tokens of each prompt.
     boundaries : collection of int, default=()
-        As in :func:`length_batches`.
+        Lengths at which batches are split, as in :func:`length_batches`.
 
     Returns
     -------
     pair : (int, int)
-        Indices into ``lengths``: those that differ the most.
+        Indices into ``lengths``: the longer prompt, then the shorter one.
     """
-    # Without a budget there are batches only where prompts must not be in one.
+    # Without a budget, only boundaries separate batches.
     batches = length_batches(lengths, sys.maxsize, boundaries=boundaries)
     widest = max(batches, key=lambda batch: lengths[batch[0]] - lengths[batch[-1]])
     return widest[0], widest[-1]

@@ -1,7 +1,7 @@
-"""Fingerprints of models and tokenizers: what must be equal for activations to be equal.
+"""Fingerprints of models and tokenizers: equal fingerprints mean equal activations.
 
-The weights are read once per fingerprint, at memory speed (about 20 GB/s on a CPU): sums of their
-bits along rows and columns, so that in-place changes are seen, however they were made.
+The weights are read once per fingerprint, at memory speed (about 20 GB/s on a CPU). The bits are
+summed along rows and columns, which detects every kind of in-place change.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from functools import partial
 from itertools import chain
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,20 +19,53 @@ from torch import nn
 from skgate.model._rope import is_rewritten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from transformers import PreTrainedTokenizerBase
 
 # 8-byte words per checksummed row. Odd: sums are modulo 2**64, where the highest bits, signs, of an
 # even number of words cancel, and matrices repeat after even numbers of them.
 _CHUNK = 4095
-# Attributes that decide nothing, or that the first forward pass sets.
+# Attributes that change no activation, or that the first forward pass sets.
 _NO_SETTINGS = {
     "training",
     "name_or_path",
     "gradient_checkpointing",
     "layers_are_rescaled",  # RWKV's
     "compute_type_is_set",  # bitsandbytes'
+}
+_NO_SETTINGS |= set(dir(nn.Module))  # what a replaced method is called
+# Entries of a configuration that change no activation.
+_INERT = {
+    "architectures",
+    "auto_map",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "cls_token_id",
+    "decoder_start_token_id",
+    "dtype",  # (the weights' own is part of their fingerprint)
+    "eos_token_id",
+    "gradient_checkpointing",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "label2id",
+    "mask_token_id",
+    "num_labels",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "problem_type",
+    "return_dict",
+    "sep_token_id",
+    "task_specific_params",
+    "tie_word_embeddings",
+    "tokenizer_class",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",  # (compared separately)
+    "use_cache",
+    "_name_or_path",
 }
 _ADAPTER_STATE = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
 _PROBE = "How do I kill a process? Jinsi gani? 如何? Как? كيف? ทำอย่างไร? bawo ni? 12.5%\n\tx_y"
@@ -46,8 +79,8 @@ def digest(*parts: object) -> str:
 def fingerprint_weights(module: nn.Module) -> str:
     """Fingerprint the weights of ``module``, their dtypes, and the state of its adapters.
 
-    Equal weights give equal fingerprints on any device, in any process and from any path; of
-    weights that are sharded over several processes, each sees its own share.
+    Equal weights give equal fingerprints on every device, in every process and for every path. If
+    weights are sharded over several processes, each process fingerprints its own shard.
 
     Parameters
     ----------
@@ -70,8 +103,25 @@ def fingerprint_weights(module: nn.Module) -> str:
     return hasher.hexdigest()
 
 
-def fingerprint_structure(module: nn.Module) -> str:
-    """Fingerprint what else decides the activations: classes, configuration, settings, buffers.
+class Structure(NamedTuple):
+    """Fingerprints of everything besides the weights.
+
+    Attributes
+    ----------
+    full : str
+        32 hexadecimal digits: classes, configuration, settings and buffers, bit for bit.
+    settings : str
+        The version of transformers, "/", and 32 hexadecimal digits: the same, except what never
+        changes activations (such as dropout, special tokens and ``use_cache``) and rounding errors
+        in buffers, which depend on the device.
+    """
+
+    full: str
+    settings: str
+
+
+def fingerprint_structure(module: nn.Module) -> Structure:
+    """Fingerprint everything besides the weights that decides the activations.
 
     Settings are the modules' public attributes: numbers, texts, lists of them, and functions by
     their names.
@@ -83,30 +133,97 @@ def fingerprint_structure(module: nn.Module) -> str:
 
     Returns
     -------
-    fingerprint : str
-        32 hexadecimal digits: the same in any process and from any path, for one version of
+    structure : Structure
+        The same in every process and for every path. Only comparable within one version of
         transformers.
     """
+    from transformers import __version__
+
     config: Any = getattr(module, "config", None)
-    settings = config.to_dict() if config is not None else {}
-    settings.pop("_name_or_path", None)
+    values = config.to_dict() if config is not None else {}
+    values.pop("_name_or_path", None)
+    modules = dict(module.named_modules())
     children = [
         (name, type(child).__qualname__, child.extra_repr(), _settings(child))
-        for name, child in module.named_modules()
+        for name, child in modules.items()
     ]
-    hasher = hashlib.blake2b(digest_size=16)
-    for child in module.modules():  # not saved with the weights, as rotary frequencies
-        for name in sorted(child._non_persistent_buffers_set):
-            buffer = child._buffers.get(name)
-            if buffer is not None and not buffer.is_meta and not is_rewritten(child, name):
-                _update(hasher, buffer.detach())
+    exact, rounded = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+    for buffer in _unsaved_buffers(modules.values()):
+        _update(exact, buffer)
+        _update(rounded, _round(buffer))
+    others = _describe_other_configs(modules.values(), config) if config is not None else []
     attention = getattr(config, "_attn_implementation", None)
-    described = json.dumps(settings, sort_keys=True, default=str)
-    return digest(described, children, attention, hasher.hexdigest())
+    lasting = [
+        (name, kind, text, [(key, value) for key, value in settings if "drop" not in key])
+        for name, kind, text, settings in children
+        if "Dropout" not in kind
+    ]
+    settings = digest(
+        _to_json(_without_inert(values)), lasting, attention, rounded.hexdigest(), *others
+    )
+    return Structure(
+        full=digest(_to_json(values), children, attention, exact.hexdigest(), *others),
+        settings=f"{__version__}/{settings}",
+    )
+
+
+def _unsaved_buffers(modules: Iterable[nn.Module]) -> Iterator[torch.Tensor]:
+    """Buffers that are not saved with the weights, such as rotary frequencies."""
+    for child in modules:
+        for name in sorted(child._non_persistent_buffers_set):  # noqa: SLF001  (torch: no public way)
+            buffer = getattr(child, name, None)
+            if buffer is not None and not buffer.is_meta and not is_rewritten(child, name):
+                yield buffer.detach()
+
+
+def _round(buffer: torch.Tensor) -> torch.Tensor:
+    """Round floating-point numbers to about 5 %, so that rounding errors make no difference."""
+    if not buffer.is_floating_point():
+        return buffer
+    wide = buffer.double()
+    # The shift keeps powers of 2 away from the steps.
+    steps = (wide.abs().log2() * 16 + 0.37).floor().clamp(-20_000, 20_000).nan_to_num(30_000)
+    return (steps * wide.sign()).to(torch.int16) + (wide == 0)
+
+
+def _describe_other_configs(modules: Iterable[nn.Module], config: Any) -> list[str]:
+    """Describe configurations of a model's parts that differ from the model's own.
+
+    A part reads the model's configuration, or a configuration inside it, unless somebody replaced
+    or copied it. Attention implementations are set per configuration.
+    """
+    own = [config, *(part for part in config.__dict__.values() if hasattr(part, "to_dict"))]
+    found = {id(part): part for child in modules if (part := child.__dict__.get("config"))}
+    others = [found[key] for key in found.keys() - set(map(id, own))]
+    strange: set[str] = set()
+    if others:
+        strange = {_describe(part) for part in others} - {_describe(part) for part in own}
+    attention = {str(getattr(part, "_attn_implementation", None)) for part in own}
+    usual = str(getattr(config, "_attn_implementation", None))
+    return [*sorted(strange), *sorted(attention - {usual, "None"})]
+
+
+def _describe(config: Any) -> str:
+    values = config.to_dict()
+    values.pop("_name_or_path", None)
+    return f"{_to_json(values)} {getattr(config, '_attn_implementation', None)}"
+
+
+def _without_inert(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what never changes an activation, in nested configurations too."""
+    return {
+        name: _without_inert(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if not (name in _INERT or "drop" in name)
+    }
+
+
+def _to_json(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, default=str)
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Fingerprint a tokenizer by its vocabulary size, special tokens and what it makes of a text.
+    """Fingerprint a tokenizer by its vocabulary size, special tokens and the ids of a sample text.
 
     Parameters
     ----------
@@ -122,13 +239,13 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _settings(module: nn.Module) -> list[tuple[str, Any]]:
-    """Public plain attributes of a module's own, such as ``top_k`` and ``sliding_window``.
+    """List a module's own public plain attributes, such as ``top_k`` and ``sliding_window``.
 
-    None is as good as absent: what a forward pass sets up for itself was None before.
+    None counts as absent: attributes that a forward pass sets are None before it.
     """
     settings = []
     for name, value in module.__dict__.items():
-        own = not (name.startswith("_") or name in _NO_SETTINGS or hasattr(nn.Module, name))
+        own = not (name.startswith("_") or name in _NO_SETTINGS)
         if own and not name.endswith("max_seq_len_cached"):
             plain = _plain(value)
             if plain is not None:
@@ -137,7 +254,7 @@ def _settings(module: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers, texts, lists of them, and functions by their names; None for anything else."""
+    """Return numbers, texts and lists of them, the names of functions, and None for the rest."""
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):
@@ -161,8 +278,8 @@ def _update(hasher: hashlib.blake2b, tensor: torch.Tensor) -> None:
 
 
 def _inner_tensors(tensor: Any) -> list[torch.Tensor] | None:
-    """What holds the numbers of a sharded, quantized or other special tensor; else None."""
-    if hasattr(tensor, "to_local"):  # a DTensor: this process's share
+    """Return the tensors inside a sharded, quantized or other special tensor; else None."""
+    if hasattr(tensor, "to_local"):  # a DTensor: this process's shard
         return [tensor.to_local()]
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
@@ -171,22 +288,22 @@ def _inner_tensors(tensor: Any) -> list[torch.Tensor] | None:
 
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Parameters and persistent buffers, also those that accelerate keeps off the module."""
+    """Parameters and persistent buffers, including those that accelerate offloads."""
     for child in module.modules():
         buffers = {
             name: tensor
-            for name, tensor in child._buffers.items()
-            if name not in child._non_persistent_buffers_set
+            for name, tensor in child._buffers.items()  # noqa: SLF001  (torch: no public way)
+            if name not in child._non_persistent_buffers_set  # noqa: SLF001
         }
-        for name, tensor in (*child._parameters.items(), *buffers.items()):
+        for name, tensor in (*child._parameters.items(), *buffers.items()):  # noqa: SLF001
             if tensor is None:
                 continue
             if tensor.is_meta:
                 offloaded = getattr(getattr(child, "_hf_hook", None), "weights_map", None)
                 if offloaded is None:
                     raise ValueError(
-                        f"model has the parameter {name!r} on the meta device and nowhere else: "
-                        "its weights were never loaded."
+                        f"Got a model whose parameter {name!r} is on the meta device only, "
+                        "expected one with loaded weights."
                     )
                 tensor = torch.as_tensor(offloaded[name])
             yield tensor.detach()

@@ -1,4 +1,4 @@
-"""Load a language model once per process and find its parts."""
+"""Load a language model once per process, and find its parts."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class LanguageModel:
     model : PreTrainedModel
         The whole model.
     tokenizer : PreTrainedTokenizerBase
-        Its tokenizer.
+        The model's tokenizer.
     backbone : torch.nn.Module
         The model without its language-model head.
     stack : torch.nn.Module
-        The part of the backbone that runs the blocks; in most models the backbone itself.
+        The module that runs the blocks; in most models the backbone itself.
     blocks : torch.nn.ModuleList
-        The decoder (or encoder) blocks, whose outputs are the residual stream.
+        The decoder or encoder blocks, whose outputs are the residual stream.
     hidden_size : int
         Width of the residual stream.
     max_length : int or None
-        Tokens the model accepts; None if it states no limit.
+        The most tokens that the model accepts; None if it states no limit.
     """
 
     model: PreTrainedModel
@@ -53,12 +53,12 @@ class LanguageModel:
 
     @property
     def name(self) -> str:
-        """The name for messages: the id or path it was loaded from, or its class."""
+        """Name for messages: the id or path the model was loaded from, or its class."""
         return getattr(self.model, "name_or_path", "") or type(self.model).__name__
 
     @property
     def input_device(self) -> torch.device:
-        """Where the model takes its token ids."""
+        """Device that the model expects token ids on."""
         embeddings: Any = self.backbone.get_input_embeddings()  # type: ignore[operator]  # (transformers')
         hook = getattr(embeddings, "_hf_hook", None)
         device = getattr(hook, "execution_device", None)  # accelerate's, of an offloaded model
@@ -67,8 +67,50 @@ class LanguageModel:
         return torch.device(device)
 
 
+_OF_MODELS_BY_ID = {"dtype": "auto", "device": "auto", "revision": None, "model_kwargs": None}
+
 _loaded: dict[str, tuple[object, LanguageModel]] = {}
 _loading = threading.Lock()
+
+
+def open_language_model(model: Any, *, tokenizer: Any = None, **options: Any) -> LanguageModel:
+    """Load a model by id or path, or find the parts of a live one.
+
+    Parameters
+    ----------
+    model : str, path or PreTrainedModel
+        The model.
+    tokenizer : str, path, PreTrainedTokenizerBase or None
+        Its tokenizer; taken from the model's id if None. A live model needs a live one.
+    **options
+        ``dtype``, ``device``, ``revision`` and ``model_kwargs``, as in
+        :class:`skgate.ActivationTransformer`; for a live model, their defaults.
+
+    Returns
+    -------
+    language_model : LanguageModel
+        The model and its parts.
+
+    Raises
+    ------
+    ValueError
+        If a live model is given with an option or without a live tokenizer.
+    """
+    if isinstance(model, str | os.PathLike):
+        return load_language_model(model, tokenizer=tokenizer, **options)
+    for name, default in _OF_MODELS_BY_ID.items():
+        value = options.get(name, default)
+        if value != default:
+            raise ValueError(
+                f"Got {name}={value!r} with a live model, expected {default!r}. It only has an "
+                "effect on a model given as an id or path."
+            )
+    if tokenizer is None or isinstance(tokenizer, str | os.PathLike):
+        raise ValueError(
+            f"Got tokenizer={tokenizer!r} with a live {type(model).__name__}, expected a live "
+            "tokenizer."
+        )
+    return find_parts(model, tokenizer)
 
 
 def load_language_model(
@@ -94,8 +136,8 @@ def load_language_model(
     Returns
     -------
     language_model : LanguageModel
-        The same object at every call with equal arguments, however they are written, until a file
-        of a local path, the model's or the tokenizer's, changes.
+        The same object in each call with equal arguments, even if they are written differently,
+        until a file of a local model or tokenizer changes.
     """
     model = os.fspath(model)
     options = dict(model_kwargs or {})
@@ -118,7 +160,7 @@ def load_language_model(
         if key not in _loaded or _loaded[key][0] != modified:
             if live_tokenizer is None:
                 live_tokenizer = _load_tokenizer(tokenizer or model, revision, options)
-            _loaded.pop(key, None)  # what it held before need not stay in memory
+            _loaded.pop(key, None)  # frees the old model before the new one is loaded
             loaded = _load_model(model, dtype, device, revision, options)
             _loaded[key] = modified, find_parts(loaded, live_tokenizer)
         return _loaded[key][1]
@@ -130,9 +172,9 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
     Parameters
     ----------
     model : PreTrainedModel
-        A causal language model or an encoder, also wrapped by PEFT or ``torch.compile``.
+        A causal language model or an encoder; wrappers of PEFT and ``torch.compile`` are removed.
     tokenizer : PreTrainedTokenizerBase
-        Its tokenizer.
+        The model's tokenizer.
 
     Returns
     -------
@@ -142,21 +184,21 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
     Raises
     ------
     ValueError
-        If it is an encoder-decoder model, or one whose blocks can't be found or told apart.
+        If it is an encoder-decoder model, or if its blocks can't be found or told apart.
     """
     whole = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     if hasattr(whole, "get_base_model"):  # PEFT's wrapper
         if any(config.is_prompt_learning for config in whole.peft_config.values()):
             raise ValueError(
-                "model uses a prompt-learning adapter (prefix or prompt tuning), which acts "
-                "outside the model's blocks; expected a plain model or adapters such as LoRA."
+                "Got a model with a prompt-learning adapter (prefix or prompt tuning), expected a "
+                "plain model or adapters such as LoRA: these act inside the model's blocks."
             )
         whole = whole.get_base_model()  # type: ignore[operator]  # (PEFT's, unknown here)
     config = whole.config
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
-            f"model is a {type(whole).__name__}, an encoder-decoder; expected a decoder-only or "
-            "an encoder-only model."
+            f"Got a {type(whole).__name__}, an encoder-decoder, expected a decoder-only or an "
+            "encoder-only model."
         )
     text_config = config.get_text_config()
     backbone = whole.base_model
@@ -165,7 +207,7 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
         getattr(tokenizer, "model_max_length", None),
     ]
     limits = [int(limit) for limit in stated if limit is not None and 0 < limit < _NO_LIMIT]
-    stack, blocks = _find_blocks(backbone, text_config.num_hidden_layers)
+    stack, blocks = find_blocks(backbone, text_config.num_hidden_layers)
     return LanguageModel(
         model=model,
         tokenizer=tokenizer,
@@ -177,8 +219,8 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
     )
 
 
-def _find_blocks(backbone: nn.Module, n_layers: int) -> tuple[nn.Module, nn.ModuleList]:
-    """The shallowest list of ``n_layers`` modules outside other modalities, and its owner."""
+def find_blocks(backbone: nn.Module, n_layers: int) -> tuple[nn.Module, nn.ModuleList]:
+    """Find the outermost list of ``n_layers`` modules of the text model, and its owner."""
     lists: list[tuple[str, nn.ModuleList]] = [
         (name, module)
         for name, module in backbone.named_modules()
@@ -188,17 +230,17 @@ def _find_blocks(backbone: nn.Module, n_layers: int) -> tuple[nn.Module, nn.Modu
     ]
     if not lists:
         raise ValueError(
-            f"model is a {type(backbone).__name__} in which no list of "
-            f"num_hidden_layers={n_layers} blocks was found; expected one module per layer."
+            f"Got a {type(backbone).__name__} without a list of num_hidden_layers={n_layers} "
+            "blocks, expected one module per layer."
         )
     name, blocks = min(lists, key=lambda found: found[0].count("."))
     first: dict[nn.Module, int] = {}
     for i, block in enumerate(blocks):
         if first.setdefault(block, i) != i:
             raise ValueError(
-                f"model is a {type(backbone).__name__} whose layers {first[block]} and {i} are one "
-                "block that runs several times, so they can't be told apart; expected a block of "
-                "its own for each layer, as copy.deepcopy makes it."
+                f"Got a {type(backbone).__name__} whose layers {first[block]} and {i} are the same "
+                "block, expected a separate block for each layer, as copy.deepcopy makes. A hook "
+                "can't tell the runs of one block apart."
             )
     return backbone.get_submodule(name.rpartition(".")[0]), blocks
 
@@ -250,12 +292,12 @@ def _resolve_device(device: str | torch.device) -> torch.device:
 
 
 def _place(path: str) -> str:
-    """One name for a folder, however it is given; an id as it is."""
+    """Normalize the path of a folder; return an id unchanged."""
     return os.path.realpath(path) if os.path.isdir(path) else path
 
 
 def _modified(path: str) -> tuple[tuple[str, int], ...]:
-    """When the files of a local checkpoint were last written; () for an id."""
+    """List when each file of a local checkpoint was last written; () for an id."""
     if not os.path.isdir(path):
         return ()
     with os.scandir(path) as files:

@@ -1,13 +1,16 @@
-"""From prompts to the very token ids that generation will see."""
+"""Turn prompts into exactly the token ids that ``generate`` would see."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from skgate._validation import PromptError
 from skgate.model._fingerprint import digest
 
 if TYPE_CHECKING:
@@ -18,11 +21,26 @@ if TYPE_CHECKING:
     from skgate._validation import Message, Prompt
 
 
-class EncodedPrompt(NamedTuple):
-    """Token ids of a formatted prompt and where the user's instruction ends in them."""
+@dataclass(frozen=True)
+class Request:
+    """One prompt as the model sees it: its token ids, and the token to read.
 
-    ids: npt.NDArray[np.int64]  # (n_tokens,)
-    instruction_end: int | None  # index of the instruction's last token; None if not asked for
+    Attributes
+    ----------
+    ids : ndarray of shape (n_tokens,)
+        The token ids.
+    index : int or None
+        Index of the token to read; None for the mean over all tokens.
+    """
+
+    ids: npt.NDArray[np.int64]
+    index: int | None
+
+    @cached_property
+    def key(self) -> bytes:
+        """Hash of ids and index, 16 bytes, the same in every process."""
+        text = self.ids.astype("<i8").tobytes() + f" {self.index}".encode()
+        return hashlib.blake2b(text, digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,7 @@ class PromptFormat:
     chat_template : bool
         Whether prompts go through the tokenizer's chat template.
     system_prompt : str or None
-        Put before prompts that have no system message of their own.
+        System message of prompts that have none of their own.
     chat_template_kwargs : mapping
         Further arguments of ``tokenizer.apply_chat_template``.
     truncate : bool
@@ -60,21 +78,21 @@ class PromptFormat:
             for name in ("system_prompt", "chat_template_kwargs"):
                 if getattr(self, name):
                     raise ValueError(
-                        f"{name}={getattr(self, name)!r} has no effect with chat_template=False; "
-                        "expected None, or chat_template=True."
+                        f"Got {name}={getattr(self, name)!r} with chat_template=False, expected "
+                        "None: without a template it has no effect."
                     )
             return
         for name in ("add_generation_prompt", "tokenize", "return_dict", "conversation"):
             if name in self.chat_template_kwargs:
                 raise ValueError(
-                    f"chat_template_kwargs has {name!r}, which is set already; expected further "
-                    "arguments of the template."
+                    f"Got {name!r} in chat_template_kwargs, expected other arguments: skgate sets "
+                    "this one itself."
                 )
         if not (tokenizer.chat_template or self.chat_template_kwargs.get("chat_template")):
             raise ValueError(
-                "chat_template=True, but the tokenizer has no chat template. Pass "
-                "chat_template=False to use prompts as they are (base and encoder models), or a "
-                "template as chat_template_kwargs={'chat_template': ...}."
+                "Got chat_template=True, but the tokenizer has no chat template. Pass "
+                "chat_template=False to use prompts as they are (base and encoder models), or pass "
+                "a template: chat_template_kwargs={'chat_template': ...}."
             )
 
 
@@ -83,14 +101,13 @@ def encode_prompts(
     prompts: Sequence[Prompt],
     prompt_format: PromptFormat,
     *,
+    position: str | int,
     max_length: int | None,
-    find_instruction: bool = False,
-) -> list[EncodedPrompt]:
-    """Format and tokenize prompts.
+) -> list[Request]:
+    """Format and tokenize prompts, and find the token to read in each.
 
-    The chat template is rendered once, with ``add_generation_prompt=True``, and its text is
-    tokenized without adding special tokens a second time, as
-    ``tokenizer.apply_chat_template`` itself does it.
+    The chat template is rendered once, with ``add_generation_prompt=True``. Its text is tokenized
+    without adding special tokens a second time, as ``tokenizer.apply_chat_template`` does.
 
     Parameters
     ----------
@@ -100,49 +117,70 @@ def encode_prompts(
         Checked prompts.
     prompt_format : PromptFormat
         How prompts become text.
+    position : {"last", "instruction", "mean"} or negative int
+        The token to read; "instruction" needs a fast tokenizer.
     max_length : int or None
-        Tokens the model accepts.
-    find_instruction : bool, default=False
-        Whether to find the last token of every instruction; needs a fast tokenizer.
+        The most tokens that the model accepts; None if it states no limit.
 
     Returns
     -------
-    encoded : list of EncodedPrompt
-        One per prompt.
+    requests : list of Request
+        One per prompt, in the same order.
 
     Raises
     ------
+    PromptError
+        If a prompt is too long or too short, or can't be formatted. It names the row.
     ValueError
-        If a prompt is longer than ``max_length`` and may not be cut, or can't be formatted.
+        If the tokenizer doesn't support the format or the position.
     """
     prompt_format.check(tokenizer)
     renderer = _Renderer(tokenizer, prompt_format)
-    texts = [renderer.render(prompt, f"X[{i}]") for i, prompt in enumerate(prompts)]
+    texts = [renderer.render(prompt, row) for row, prompt in enumerate(prompts)]
     ids = _tokenize(tokenizer, texts, prompt_format)["input_ids"]
-    encoded = []
-    for i, prompt in enumerate(prompts):
-        tokens, end = ids[i], None
-        too_long = max_length is not None and len(tokens) > max_length
-        if too_long and not prompt_format.truncate:
-            raise ValueError(
-                f"X[{i}] has {len(tokens)} tokens, more than the {max_length} that the model "
-                "accepts; expected a shorter prompt, or truncate=True to cut the instruction."
+    requests = []
+    for row, (prompt, text, tokens) in enumerate(zip(prompts, texts, ids, strict=True)):
+        excess = len(tokens) - max_length if max_length is not None else 0
+        if excess > 0 and not prompt_format.truncate:
+            raise PromptError(
+                row,
+                f"has {len(tokens)} tokens, expected at most {max_length}, which the model "
+                "accepts. Shorten the prompt, or pass truncate=True to cut the instruction.",
             )
-        if too_long or find_instruction:
-            start, end = renderer.find_instruction(prompt, texts[i], f"X[{i}]")
-        if too_long and max_length is not None and end is not None:
-            excess = len(tokens) - max_length
-            if end - excess < start:
-                raise ValueError(
-                    f"X[{i}] has {len(tokens)} tokens, of which the text around the instruction "
-                    f"alone leaves no room in the {max_length} that the model accepts."
-                )
-            tokens = tokens[: end + 1 - excess] + tokens[end + 1 :]
-            end -= excess
+        end = -1
+        if excess > 0 or position == "instruction":
+            start, end = renderer.find_instruction(prompt, text, row)
+            if excess > 0:
+                tokens = _cut(tokens, start, end, excess, row)
+                end -= excess
         if not tokens:
-            raise ValueError(f"X[{i}] has no tokens; expected a prompt that the tokenizer knows.")
-        encoded.append(EncodedPrompt(np.asarray(tokens, dtype=np.int64), end))
-    return encoded
+            raise PromptError(row, "has no tokens; expected a prompt that the tokenizer knows.")
+        index = end if position == "instruction" else _find_position(position, len(tokens), row)
+        requests.append(Request(np.asarray(tokens, dtype=np.int64), index))
+    return requests
+
+
+def _cut(tokens: list[int], start: int, end: int, excess: int, row: int) -> list[int]:
+    """Cut ``excess`` tokens off the end of the instruction, tokens ``start`` to ``end``."""
+    if end - excess < start:
+        raise PromptError(
+            row,
+            f"has {len(tokens)} tokens, expected at most {len(tokens) - excess}, which the model "
+            "accepts. The text around the instruction alone leaves no room for it.",
+        )
+    return tokens[: end + 1 - excess] + tokens[end + 1 :]
+
+
+def _find_position(position: str | int, n_tokens: int, row: int) -> int | None:
+    if position == "mean":
+        return None
+    index = n_tokens + (-1 if position == "last" else int(position))
+    if index < 0:
+        raise PromptError(
+            row,
+            f"has {n_tokens} tokens, expected at least {-int(position)} for position={position}.",
+        )
+    return index
 
 
 def _tokenize(
@@ -171,23 +209,24 @@ class _Renderer:
         self.format = prompt_format
         self._plain_surroundings: tuple[str, str] | None = None
 
-    def render(self, prompt: Prompt, name: str) -> str:
+    def render(self, prompt: Prompt, row: int) -> str:
         if not self.format.chat_template:
             if not isinstance(prompt, str):
-                raise ValueError(
-                    f"{name} is a conversation, which needs chat_template=True; expected a str."
+                raise PromptError(
+                    row, "is a conversation, expected a str. Conversations need chat_template=True."
                 )
             return prompt
-        return self._apply(self._conversation(prompt), name)
+        return self._apply(self._conversation(prompt), row)
 
-    def find_instruction(self, prompt: Prompt, text: str, name: str) -> tuple[int, int]:
-        """Indices of the tokens that hold the first and the last character of the instruction."""
+    def find_instruction(self, prompt: Prompt, text: str, row: int) -> tuple[int, int]:
+        """Find the tokens that hold the first and the last character of the instruction."""
         if not self.tokenizer.is_fast:
             raise ValueError(
-                "position='instruction' and truncate=True need a fast tokenizer, which knows the "
-                f"text behind each token; got {type(self.tokenizer).__name__}."
+                f"Got tokenizer={type(self.tokenizer).__name__}, expected a fast tokenizer. "
+                "position='instruction' and truncate=True need the text behind each token, which "
+                "only fast tokenizers keep."
             )
-        prefix, suffix = self._surroundings(prompt)
+        prefix, suffix = self._surroundings(prompt, row)
         body = text[: len(text) - len(suffix)].rstrip()
         offsets = _tokenize(self.tokenizer, [text], self.format, return_offsets_mapping=True)[
             "offset_mapping"
@@ -198,9 +237,8 @@ class _Renderer:
             if start < end and start < len(body) and end > len(prefix)
         ]
         if not inside:
-            raise ValueError(
-                f"{name} has an instruction of which the tokenizer makes no tokens; expected one "
-                "that it knows."
+            raise PromptError(
+                row, "has an instruction without tokens, expected text that the tokenizer knows."
             )
         return inside[0], inside[-1]
 
@@ -212,7 +250,7 @@ class _Renderer:
             messages.insert(0, {"role": "system", "content": self.format.system_prompt})
         return messages
 
-    def _apply(self, messages: list[Message], name: str) -> str:
+    def _apply(self, messages: list[Message], row: int) -> str:
         try:
             return self.tokenizer.apply_chat_template(  # type: ignore[return-value]  # (a str, not tokenized)
                 [dict(message) for message in messages],
@@ -221,28 +259,31 @@ class _Renderer:
                 **self.format.chat_template_kwargs,
             )
         except Exception as error:
-            raise ValueError(
-                f"{name} was refused by the tokenizer's chat template: {error}"
+            raise PromptError(
+                row, f"was rejected by the tokenizer's chat template: {error}"
             ) from error
 
-    def _surroundings(self, prompt: Prompt) -> tuple[str, str]:
-        """What the template puts before and after the last user message."""
+    def _surroundings(self, prompt: Prompt, row: int) -> tuple[str, str]:
+        """Find what the template puts before and after the last user message."""
         if not self.format.chat_template:
             return "", ""
         if isinstance(prompt, str):
             if self._plain_surroundings is None:
-                self._plain_surroundings = self._surroundings([{"role": "user", "content": prompt}])
+                message: Message = {"role": "user", "content": prompt}
+                self._plain_surroundings = self._surroundings([message], row)
             return self._plain_surroundings
         messages = self._conversation(prompt)
         last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
         if last is None:
-            raise ValueError(
-                "position='instruction' needs a message of the role 'user' in every conversation."
+            raise PromptError(
+                row,
+                "has no message of the role 'user', expected one: position='instruction' and "
+                "truncate=True look for it.",
             )
         one, two = (
             self._apply(
                 [*messages[:last], {**messages[last], "content": c}, *messages[last + 1 :]],
-                "the conversation",
+                row,
             )
             for c in "ab"
         )
@@ -251,7 +292,7 @@ class _Renderer:
 
 
 def _stable(value: Any) -> Any:
-    """Put in place of functions what the template sees of them, the same in any process."""
+    """Replace functions by what the template sees of them, which is the same in every process."""
     if isinstance(value, dict):
         return {key: _stable(part) for key, part in value.items()}
     if type(value) in (tuple, list):
@@ -262,10 +303,10 @@ def _stable(value: Any) -> Any:
 
     try:
         return get_json_schema(value)
-    except Exception:  # whatever it is about the function: the template gets it as it is
+    except Exception:  # no schema can be made: the template gets the function itself
         return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _common_length(one: str, two: str) -> int:
-    """How many first characters two texts share; they differ somewhere."""
+    """Count the first characters that two different texts share."""
     return next(i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)

@@ -1,7 +1,7 @@
-"""The residual stream of a running model, read and edited: the only hooks in skgate.
+"""Hooks that read and edit the residual stream of a running model. skgate has no others.
 
-Every hook acts only on forward passes of the thread that set it, and is gone when its context
-ends, however it ends.
+Each hook only acts on forward passes of the thread that set it. It is removed when its context
+ends, even by an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HARMLESS_HOOK_MODULES = (__name__, "transformers.utils.output_capturing")
 
 
 class _Stop(Exception):  # noqa: N818  (not an error: everything wanted has been read)
-    """Ends a forward pass after the deepest block that is wanted."""
+    """Ends a forward pass after the deepest block that is read."""
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def read_blocks(
     past_key_values: Cache | None = None,
     feed_forward: nn.Module | None = None,
 ) -> dict[int, torch.Tensor]:
-    """Run one batch as deep as the deepest of ``layers`` and read one vector per prompt and layer.
+    """Run one batch up to the deepest of ``layers``; read one vector per prompt and layer.
 
     Parameters
     ----------
@@ -53,14 +53,13 @@ def read_blocks(
     input_ids, attention_mask : Tensor of shape (n_prompts, n_tokens)
         Right-padded prompts.
     index : Tensor of shape (n_prompts,) or None
-        The token to read in every prompt; None for the mean over the unmasked tokens.
+        The token to read in each prompt; None for the mean over the unmasked tokens.
     past_key_values : Cache or None, default=None
-        Keys and values of tokens that come before every prompt's; those of the prompts are
-        added to it.
+        Keys and values of tokens before each prompt. Those of the prompts are added to it.
     feed_forward : torch.nn.Module or None, default=None
-        The feed-forward part of the deepest block: given the token to read of every prompt only,
-        (n_prompts, 1, d) for (n_prompts, n_tokens, d). The residual connection spreads what it
-        makes of it over all tokens, and is right at the one that is read.
+        The feed-forward part of the deepest block. If given, it only gets the token to read of
+        each prompt: (n_prompts, 1, d) instead of (n_prompts, n_tokens, d). The residual
+        connection broadcasts its output to all tokens, and is correct at the one that is read.
 
     Returns
     -------
@@ -70,7 +69,7 @@ def read_blocks(
     Raises
     ------
     RuntimeError
-        If a block was never seen to run, as in a compiled model.
+        If the hook of a block never fires, as in a compiled model.
     """
     deepest = max(layers)
     rows: dict[int, torch.Tensor] = {}
@@ -82,7 +81,7 @@ def read_blocks(
                 return
             hidden = output[0] if isinstance(output, tuple) else output
             _check_shape(hidden, attention_mask.shape)
-            rows[layer] = _select(hidden, attention_mask, index)  # a copy: the rest is let go
+            rows[layer] = _select(hidden, attention_mask, index)  # a copy, which frees the rest
             if layer == deepest:
                 raise _Stop
 
@@ -92,7 +91,7 @@ def read_blocks(
         if threading.get_ident() != owner or index is None or not args:
             return None
         hidden, *others = args
-        if hidden.shape[:2] != attention_mask.shape:  # tokens of all prompts in one dimension
+        if hidden.shape[:2] != attention_mask.shape:  # all prompts' tokens in one dimension
             return None
         return _pick(hidden, index)[:, None], *others
 
@@ -110,21 +109,21 @@ def read_blocks(
     missing = sorted(set(layers) - set(rows))
     if missing:
         raise RuntimeError(
-            f"nothing was read at layer {missing} of {type(backbone).__name__}: the hooks never "
+            f"Got no activations at layer {missing} of {type(backbone).__name__}: the hooks never "
             "fired. Compiled blocks ignore hooks; pass the model as it was before torch.compile."
         )
     return {layer: row.cpu() for layer, row in rows.items()}
 
 
 class Edit(NamedTuple):
-    """What is done to every row of a batch, along one unit direction ``v``.
+    """Changes to the rows of a batch along a unit direction ``v``.
 
     Attributes
     ----------
     add : Tensor of shape (n_rows,)
-        Added along ``v`` at the final prompt token and at every generated token.
+        Amount to add along ``v``, at the final prompt token and at each generated token.
     ablate : Tensor of shape (n_rows,)
-        Share of the component along ``v`` that is taken out at every token.
+        Share of the component along ``v`` to remove, at each token.
     """
 
     add: torch.Tensor
@@ -138,7 +137,7 @@ _running = threading.local()
 
 @contextmanager
 def _innermost(user: object) -> Iterator[None]:
-    """Make ``user`` the one whose hooks act in this thread: what is nested in it comes first."""
+    """Let only the hooks of ``user`` act in this thread, except inside nested contexts."""
     stack: list[object] = _running.__dict__.setdefault("stack", [])
     stack.append(user)
     try:
@@ -163,13 +162,13 @@ def steer_block(
     width: int | None = None,
     generating: bool = True,
 ) -> Iterator[None]:
-    """Read the prompts' rows at a block in the prefill, and edit its output from there on.
+    """Read the prompts' rows at a block in the prefill, and edit the block's output from then on.
 
-    Inside the context, this thread's first forward pass of ``stack`` is taken for the
-    prompts': ``route`` is given what the block made of them, before any edit, and tells the edit
-    of each row. It is held for the forward passes that follow, which must bring one further token
-    each (``generating``). The block's output ``h`` becomes ``h + add v - ablate (h.v) v``,
-    computed in float32.
+    Inside the context, this thread's first forward pass of ``stack`` is the prefill. ``route``
+    gets the block's output for the prompts, before any edit, and returns the edit of each row. The
+    edits are reused in the following forward passes, each of which must add one token
+    (``generating``). The block's output ``h`` becomes ``h + add v - ablate (h.v) v``, computed in
+    float32.
 
     Parameters
     ----------
@@ -183,18 +182,19 @@ def steer_block(
         Takes the prompts' activations, a float32 Tensor of shape (n_rows, d), and returns an
         :class:`Edit`.
     offset : int, Tensor of shape (n_prompts,) or None, default=0
-        The token that is read, from each prompt's last one (0, or negative); None for the mean
+        The token to read, counted from each prompt's last one (0 or negative); None for the mean
         over the prompt's tokens.
     width : int or None, default=None
-        The prompts' tokens, padding included: what the first forward pass must cover, if known.
+        Number of tokens that the first forward pass must cover, padding included; None if it is
+        not known.
     generating : bool, default=True
-        Whether tokens are generated after the prompts; otherwise there is one forward pass.
+        Whether tokens are generated after the prompts. If False, there is a single forward pass.
 
     Raises
     ------
     RuntimeError
-        If forward passes come otherwise than one token at a time after the whole prompts, or the
-        block was never seen to run: nothing is silently left unsteered.
+        If the forward passes are not the whole prompts followed by one token at a time, or if
+        the block's hook never fires. Text is never silently left unsteered.
     """
     steering = _Steering(direction, route, offset, width, generating)
     signature = inspect.signature(stack.forward)
@@ -228,29 +228,29 @@ def steer_block(
 
 
 _EXPECTED_PASSES = (
-    "Steering needs the whole prompt first and then one token at a time; chunked prefill, assisted "
-    "and other ways of decoding that run the model differently are not supported."
+    "Steering needs the whole prompt first, then one token at a time. Chunked prefill, assisted "
+    "decoding and other methods that run the model differently are not supported."
 )
 
 
 class _Pass(NamedTuple):
-    """What a forward pass of the blocks covers: columns ``start`` to ``stop`` of every row."""
+    """The tokens that a forward pass covers: columns ``start`` to ``stop`` of every row."""
 
     n_rows: int
     start: int
     stop: int
     cache: object  # the keys and values of the tokens before ``start``; None without
     mask: torch.Tensor | None  # (n_rows, stop), 1 at real tokens; None if not known
-    masked: bool  # whether any mask was given
+    masked: bool  # whether a mask of any kind was given
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> _Pass:
-        """Describe the pass that these arguments of the stack ask for."""
+        """Describe the pass that these arguments of the stack request."""
         tokens = given.get("input_ids")
         tokens = given.get("inputs_embeds") if tokens is None else tokens
         if tokens is None:
             raise RuntimeError(
-                "The model's blocks are given neither input_ids nor inputs_embeds; such an "
+                "Got a model whose blocks receive neither input_ids nor inputs_embeds; this "
                 "architecture can't be steered."
             )
         cache = given.get("past_key_values")
@@ -262,13 +262,13 @@ class _Pass(NamedTuple):
             start=start,
             stop=start + tokens.shape[1],
             cache=cache,
-            mask=given_mask if known else None,  # else made ready for attention already
+            mask=given_mask if known else None,  # else it is prepared for attention already
             masked=given_mask is not None,
         )
 
 
 class _Routed(NamedTuple):
-    """What was decided in the prefill."""
+    """The decisions of the prefill."""
 
     edit: Edit
     last: torch.Tensor  # (n_rows,), column of every row's final prompt token
@@ -297,34 +297,34 @@ class _Steering:
         self.routed: _Routed | None = None
 
     def begin(self, current: _Pass) -> None:
-        """Take note of a forward pass, if it comes in an order that can be steered."""
+        """Start a forward pass; raise an error if it can't be steered after the previous one."""
         previous, self.current = self.current, current
         self.fired = False
         if previous is None:
             if current.start:
                 raise RuntimeError(
-                    f"past_key_values hold {current.start} tokens that were not steered; expected "
-                    "generation from the whole prompt."
+                    f"Got past_key_values with {current.start} tokens that were not steered, "
+                    "expected generation to start from the whole prompt."
                 )
             if self.width not in (None, current.stop):
                 raise RuntimeError(
-                    f"The first forward pass covers {current.stop} tokens, the prompts have "
-                    f"{self.width}. {_EXPECTED_PASSES}"
+                    f"Got a first forward pass over {current.stop} tokens, expected the "
+                    f"{self.width} of the prompts. {_EXPECTED_PASSES}"
                 )
             return
         follows = current.stop == previous.stop + 1 and current.start in (0, previous.stop)
         same = current.n_rows == previous.n_rows and current.cache is previous.cache
         if not (self.generating and follows and same):
             raise RuntimeError(
-                f"A forward pass over tokens {current.start} to {current.stop} of {current.n_rows} "
-                f"rows followed one of {previous.n_rows} rows that ended at {previous.stop}. "
-                f"{_EXPECTED_PASSES}"
+                f"Got a forward pass over tokens {current.start} to {current.stop} of "
+                f"{current.n_rows} rows after one of {previous.n_rows} rows that ended at "
+                f"{previous.stop}. {_EXPECTED_PASSES}"
             )
 
     def edit(self, hidden: torch.Tensor) -> torch.Tensor:
         """Edit the block's output, of shape (n_rows, n_tokens, d); route the rows first."""
         if self.current is None:
-            raise RuntimeError("The block ran outside of the model that it belongs to.")
+            raise RuntimeError("The steered block ran outside its model.")
         self.fired = True
         _check_shape(hidden, (self.current.n_rows, self.current.stop - self.current.start))
         if self.routed is None:
@@ -342,21 +342,21 @@ class _Steering:
         return (wide + amount[..., None] * self.direction).to(hidden.dtype)
 
     def check_fired(self) -> None:
-        """Raise if a forward pass left the block out."""
+        """Raise an error if a forward pass skipped the block."""
         if not self.fired:
             raise RuntimeError(
-                "The model ran, but not through the block that is steered: its hooks never fired. "
-                "Compiled models ignore hooks; pass the model as it was before torch.compile."
+                "The model ran, but the hooks of the steered block never fired. Compiled models "
+                "ignore hooks; pass the model as it was before torch.compile."
             )
 
     def _route(self, hidden: torch.Tensor, prompts: _Pass) -> _Routed:
-        """Find every row's final prompt token, read what the gate reads, and ask for the edits."""
+        """Find each row's final prompt token, read the gate's rows, and get their edits."""
         mask = prompts.mask
         if mask is None:
             if prompts.masked and (self.offset is None or not self.generating):
                 raise RuntimeError(
-                    "The attention_mask is not of shape (n_prompts, n_tokens); expected one that "
-                    "tells prompts from padding."
+                    "Got an attention_mask that is not of shape (n_prompts, n_tokens), expected "
+                    "one that distinguishes prompts from padding."
                 )
             mask = torch.ones(hidden.shape[:2], dtype=torch.int64)
         mask = mask.to(hidden.device, torch.int64)
@@ -369,8 +369,8 @@ class _Steering:
             index = last + offset
             if (index < 0).any() or not mask.gather(1, index[:, None]).all():
                 raise RuntimeError(
-                    "The gate's position lies before the start of a prompt; expected a position "
-                    "within every prompt."
+                    "Got a prompt that is too short for the gate's position, expected the position "
+                    "to lie within every prompt."
                 )
         edit = self.route(_select(hidden, mask, index).cpu())
         idle = not any(bool(part.any()) for part in edit)
@@ -379,23 +379,23 @@ class _Steering:
 
 
 def is_edited(module: nn.Module) -> bool:
-    """Whether somebody else may edit what ``module`` computes, in ways no fingerprint sees.
+    """Whether something may edit what ``module`` computes without changing its fingerprints.
 
-    By forward hooks, by a ``forward`` replaced on an object (other than accelerate's), by
-    parametrizations, or by autocast.
+    That is: forward hooks of others, a ``forward`` replaced on an object (except by accelerate),
+    parametrizations, or autocast.
     """
     if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
         return True
     registries: list[Any] = [
-        torch_module._global_forward_hooks,
-        torch_module._global_forward_pre_hooks,
+        torch_module._global_forward_hooks,  # noqa: SLF001  (torch: no public way)
+        torch_module._global_forward_pre_hooks,  # noqa: SLF001
     ]
     for child in module.modules():
         if "forward" in child.__dict__ and not hasattr(child, "_hf_hook"):
             return True
         if parametrize.is_parametrized(child):
             return True
-        registries += [child._forward_hooks, child._forward_pre_hooks]
+        registries += [child._forward_hooks, child._forward_pre_hooks]  # noqa: SLF001  (torch)
     return any(
         getattr(hook, "__module__", None) not in _HARMLESS_HOOK_MODULES
         for hooks in registries
@@ -406,8 +406,8 @@ def is_edited(module: nn.Module) -> bool:
 def _check_shape(hidden: torch.Tensor, expected: Sequence[int]) -> None:
     if tuple(hidden.shape[:2]) != tuple(expected):
         raise RuntimeError(
-            f"A block's output has the shape {tuple(hidden.shape)}; expected {tuple(expected)} "
-            "prompts and tokens first: models whose blocks order it otherwise are not supported."
+            f"Got a block's output of shape {tuple(hidden.shape)}, expected {tuple(expected)} "
+            "prompts and tokens first. Models whose blocks use another order are not supported."
         )
 
 
@@ -422,16 +422,16 @@ def _select(
 
 
 def _pick(hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """One token of every prompt, shape (n_prompts, d)."""
+    """Pick one token of each prompt, shape (n_prompts, d)."""
     return hidden[torch.arange(len(hidden), device=hidden.device), index.to(hidden.device)]
 
 
 def _options(
     backbone: nn.Module, attention_mask: torch.Tensor, past_key_values: Cache | None
 ) -> dict[str, Any]:
-    """Arguments that continue from given keys and values and switch off what reading needs not.
+    """Choose the arguments of a forward pass, as far as the backbone accepts them.
 
-    As far as the backbone takes them.
+    They continue from given keys and values, and switch off outputs that are not needed.
     """
     wanted: dict[str, Any] = {
         "attention_mask": attention_mask,
@@ -462,7 +462,7 @@ _in_eval_lock = threading.Lock()
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off, and leave every training flag as it was once no thread needs it off."""
+    """Switch dropout off; restore all training flags when the last thread is done."""
     with _in_eval_lock:
         users, training = _in_eval.get(module, (0, []))
         training = training + [child for child in module.modules() if child.training]

@@ -1,4 +1,4 @@
-"""Rotary frequencies that depend on how long the longest prompt of a batch is."""
+"""Rotary frequencies that depend on the length of the longest prompt in a batch."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ _LENGTH_DEPENDENT = {"dynamic", "longrope"}
 
 
 def depends_on_length(config: Any) -> bool:
-    """Whether a model takes other frequencies for longer prompts."""
+    """Whether a model uses other frequencies for longer prompts."""
     return any(_rope_type(group) in _LENGTH_DEPENDENT for group in _groups(config))
 
 
 def length_boundaries(config: Any) -> set[int]:
-    """Tokens up to which a model takes its short frequencies, and beyond which its long ones.
+    """Find the prompt lengths above which a model switches to its long frequencies.
 
     Parameters
     ----------
     config : PreTrainedConfig
-        The model's.
+        The model's configuration.
 
     Returns
     -------
     boundaries : set of int
-        Empty for most models. A batch takes the frequencies of its longest prompt, so a prompt of
-        up to so many tokens must not be in one with a longer prompt.
+        Empty for most models. A batch uses the frequencies of its longest prompt, so prompts on
+        different sides of a boundary must not share a batch.
     """
     name = "original_max_position_embeddings"
     elsewhere = getattr(config.get_text_config(), name, None)  # before transformers 5
@@ -37,7 +37,7 @@ def length_boundaries(config: Any) -> set[int]:
 
 
 def is_rewritten(module: nn.Module, name: str) -> bool:
-    """Whether the forward pass leaves in a buffer what the last batch took."""
+    """Whether forward passes overwrite a buffer with the frequencies of their batch."""
     stated = getattr(module, "rope_type", None)
     types = set(stated.values()) if isinstance(stated, dict) else {stated}
     return (
@@ -48,7 +48,7 @@ def is_rewritten(module: nn.Module, name: str) -> bool:
 
 
 def _groups(config: Any) -> list[dict[str, Any]]:
-    """The rotary settings; in some models there are some for each type of layer."""
+    """List the rotary settings. Some models have separate ones per type of layer."""
     config = config.get_text_config()
     stated = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     return [stated, *(group for group in stated.values() if isinstance(group, dict))]

@@ -1,7 +1,7 @@
-"""What was found out about a model: which shortcuts leave its activations as they are.
+"""Results of trials: which shortcuts leave a model's activations unchanged.
 
-A shortcut that an architecture can't take often gives wrong activations without an error. So each
-is tried once per model and compared with plain passes before anything relies on it.
+A shortcut that an architecture doesn't support often gives wrong activations without an error. So
+each shortcut is tried once per model and compared with plain forward passes before it is used.
 """
 
 from __future__ import annotations
@@ -16,27 +16,32 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-# Why a model can't, "" if it can; by backbone, then by what else decides it.
-_verdicts: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], str]] = WeakKeyDictionary()
+# Why a shortcut failed, "" if it didn't; by backbone, then by shortcut, attention and dtype.
+_results: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], str]] = WeakKeyDictionary()
 
 
-def verdict(backbone: nn.Module, *shortcut: str) -> str | None:
-    """Tell why a model can't take a shortcut: "" if it can, None if it was never tried."""
-    return _verdicts.get(backbone, {}).get((*shortcut, *_state(backbone)))
+def trial_result(backbone: nn.Module, *shortcut: str) -> str | None:
+    """Return why a shortcut failed on a model: "" if it didn't, None if it was never tried."""
+    return _results.get(backbone, {}).get((*shortcut, *_state(backbone)))
 
 
-def note_verdict(backbone: nn.Module, *shortcut: str, reason: str) -> None:
-    """Keep a verdict for later calls with the same model."""
-    _verdicts.setdefault(backbone, {})[*shortcut, *_state(backbone)] = reason
+def record_trial(backbone: nn.Module, *shortcut: str, failure: str) -> None:
+    """Record why a shortcut failed on a model, "" if it didn't, for later calls."""
+    _results.setdefault(backbone, {})[*shortcut, *_state(backbone)] = failure
+
+
+def forget_trials() -> None:
+    """Forget all results, so that every shortcut is tried again."""
+    _results.clear()
 
 
 def is_exact(backbone: nn.Module) -> bool:
-    """Whether a model computes in float32 or wider, so that only rounding in float32 is allowed."""
+    """Whether a model computes in float32 or wider, where differences are rounding errors only."""
     return next(backbone.parameters()).dtype in (torch.float32, torch.float64)
 
 
 def differ(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], exact: bool) -> bool:
-    """Whether two activations differ by more than rounding does (``exact``: in float32)."""
+    """Whether two activations differ by more than rounding errors (``exact``: in float32)."""
     error = np.linalg.norm(actual - expected)
     return not error <= (1e-4 if exact else 5e-2) * np.linalg.norm(expected)
 

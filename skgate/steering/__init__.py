@@ -1,1 +1,7 @@
-"""Decisions acted on while a model generates."""
+"""Steering a language model by the decisions of its gate, while it generates."""
+
+from __future__ import annotations
+
+from skgate.steering._wrapper import SteeringWrapper
+
+__all__ = ["SteeringWrapper"]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from skgate.model._loading import LanguageModel
 
 _OWN_INPUTS = ("inputs", "input_ids", "attention_mask", "inputs_embeds", "position_ids")
-# Ways of decoding that run the model otherwise than: the whole prompt, then token by token.
+# Steering needs a pass over the whole prompt and then one token at a time. These don't do that.
 _UNSUPPORTED = {
     "assistant_model": "assisted decoding",
     "prompt_lookup_num_tokens": "prompt-lookup decoding",
@@ -22,8 +22,33 @@ _UNSUPPORTED = {
     "custom_generate": "a custom decoding loop",
     "negative_prompt_ids": "classifier-free guidance",
     "guidance_scale": "classifier-free guidance",
-    "adapter_names": "an adapter of its own for each row",
+    "adapter_names": "one adapter per row",
 }
+
+
+def find_option(name: str, options: Mapping[str, Any], model: Any, tokenizer: Any = None) -> Any:
+    """Find the value of an option as ``model.generate`` does.
+
+    Parameters
+    ----------
+    name : str
+        The option, such as "num_beams".
+    options : mapping
+        Arguments of ``model.generate``.
+    model : PreTrainedModel
+        The model, for its ``generation_config``.
+    tokenizer : PreTrainedTokenizerBase or None, default=None
+        Where to look last, for the ids of special tokens.
+
+    Returns
+    -------
+    value : object
+        The first value that is not None: of the arguments, of a ``generation_config`` among them,
+        of the model's, of the tokenizer. None if there is none.
+    """
+    places = (options.get("generation_config"), getattr(model, "generation_config", None))
+    found = [options.get(name), *(getattr(place, name, None) for place in (*places, tokenizer))]
+    return next((value for value in found if value is not None), None)
 
 
 def check_decoding(model: Any, options: Mapping[str, Any]) -> None:
@@ -40,28 +65,21 @@ def check_decoding(model: Any, options: Mapping[str, Any]) -> None:
         value = find_option(name, options, model)
         if value is not None and not (name == "guidance_scale" and value == 1):
             shown = value if isinstance(value, int | float | str) else type(value).__name__
-            raise ValueError(f"{name}={shown!r}: {what} is not supported while steering.")
-
-
-def find_option(name: str, options: Mapping[str, Any], model: Any) -> Any:
-    """Find what ``generate`` will take, of its arguments or a configuration; None if neither."""
-    found = options.get(name)
-    for config in (options.get("generation_config"), getattr(model, "generation_config", None)):
-        found = found if found is not None else getattr(config, name, None)
-    return found
+            raise ValueError(
+                f"Got {name}={shown!r}, expected None: {what} is not supported while steering."
+            )
 
 
 def check_own_inputs(options: Mapping[str, Any]) -> None:
     """Raise a ValueError if ``options`` bring inputs, which the prompts already are."""
     for name in _OWN_INPUTS:
         if options.get(name) is not None:
-            raise ValueError(f"{name} was given, but the prompts are the input; expected none.")
+            raise ValueError(f"Got {name}, expected none: the prompts are the input.")
 
 
 def generate_batch(
     language_model: LanguageModel,
     prompts: Sequence[npt.NDArray[np.int64]],
-    device: torch.device,
     options: Mapping[str, Any],
 ) -> list[list[str]]:
     """Generate from one left-padded batch.
@@ -72,21 +90,20 @@ def generate_batch(
         A causal model.
     prompts : sequence of ndarray of int
         Token ids of each prompt.
-    device : torch.device
-        Where the model takes its token ids.
     options : mapping
         Further arguments of ``model.generate``.
 
     Returns
     -------
     replies : list of list of str
-        For each prompt its return sequences, without the prompt and special tokens.
+        The return sequences of each prompt, without the prompt and special tokens.
     """
     model, tokenizer = language_model.model, language_model.tokenizer
+    device = language_model.input_device
     width = max(len(ids) for ids in prompts)
-    ends = _setting(language_model, options, "eos_token_id")
-    ends = {int(end) for end in np.atleast_1d(ends)} if ends is not None else set()
-    pad = _setting(language_model, options, "pad_token_id")
+    end = find_option("eos_token_id", options, model, tokenizer)
+    ends = {int(token) for token in np.atleast_1d(end)} if end is not None else set()
+    pad = find_option("pad_token_id", options, model, tokenizer)
     if pad is None:
         pad = min(ends, default=0)
     input_ids = torch.full((len(prompts), width), pad, dtype=torch.int64)
@@ -107,17 +124,6 @@ def generate_batch(
     return [list(texts[i : i + n_sequences]) for i in range(0, len(texts), n_sequences)]
 
 
-def _setting(language_model: LanguageModel, options: Mapping[str, Any], name: str) -> Any:
-    """An id as ``generate`` finds it: in its arguments, in a configuration, or the tokenizer's."""
-    configs = [
-        options.get("generation_config"),
-        getattr(language_model.model, "generation_config", None),
-        language_model.tokenizer,
-    ]
-    found = [options.get(name), *(getattr(config, name, None) for config in configs)]
-    return next((value for value in found if value is not None), None)
-
-
 def _before_end(tokens: list[int], ends: set[int]) -> list[int]:
-    """What was generated before the first end-of-sequence token; padding comes after it."""
+    """Cut a sequence at its first end-of-sequence token; only padding follows it."""
     return tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))]

@@ -1,31 +1,54 @@
-"""What a SteeringWrapper is built on: a gate, and the activations it reads."""
+"""The pipeline that a SteeringWrapper is built on, taken apart and checked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from skgate._provenance import check_same_source
+from skgate._validation import check_language, check_prompts
+from skgate.activations._reader import open_reader
 from skgate.activations._transformer import ActivationTransformer
 from skgate.gate._latent_gate import LatentGate
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from skgate._validation import Prompt
+    from skgate.activations._reader import PromptReader
+
+_DIRECTION = "the gate's direction would not be one of the residual stream"
+
+
+class BuildParams(Protocol):
+    """The parameters of a SteeringWrapper that say what it is built on."""
+
+    gate: Any
+    model: Any
+    tokenizer: Any
+    layer: int | None
+
 
 @dataclass(frozen=True)
-class GatedModel:
-    """A pipeline from prompts to decisions, taken apart.
+class SteeringParts:
+    """The parts of a pipeline from prompts to decisions.
 
     Attributes
     ----------
     pipeline : Pipeline
         From prompts (or rows with a prompt column and a language column) to decisions.
     transformer : ActivationTransformer
-        Its step that reads the activations.
+        The step that reads the activations.
     gate : LatentGate
-        Its last step.
+        The last step.
     prompt_column : str, int or None
         Where ``X`` holds the prompts; None if ``X`` is the prompts.
     """
@@ -35,91 +58,216 @@ class GatedModel:
     gate: LatentGate
     prompt_column: str | int | None
 
+    @classmethod
+    def from_pipeline(cls, estimator: Any) -> SteeringParts:
+        """Find the parts of a pipeline.
 
-def assemble(gate: Any, model: Any, tokenizer: Any, layer: Any) -> BaseEstimator:
+        Parameters
+        ----------
+        estimator : Pipeline, or one in a FrozenEstimator
+            An ActivationTransformer (alone or in a ColumnTransformer) directly followed by a
+            LatentGate.
+
+        Returns
+        -------
+        parts : SteeringParts
+            The pipeline's own objects, not copied.
+
+        Raises
+        ------
+        ValueError
+            If the pipeline has other steps, which would give the gate another space than the
+            residual stream.
+        """
+        pipeline = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+        steps = [step for _, step in pipeline.steps if step not in (None, "passthrough")]
+        gate = steps[-1].estimator if isinstance(steps[-1], FrozenEstimator) else steps[-1]
+        reader, prompt_column = steps[0], None
+        if isinstance(reader, ColumnTransformer):
+            reader, prompt_column = _find_in_columns(reader)
+        if (
+            len(steps) != 2
+            or not isinstance(reader, ActivationTransformer)
+            or not isinstance(gate, LatentGate)
+        ):
+            raise ValueError(
+                f"Got a Pipeline of {[type(step).__name__ for step in steps]} as gate, expected an "
+                "ActivationTransformer (alone, or in a ColumnTransformer beside the language) "
+                f"directly followed by a LatentGate: with another step between, {_DIRECTION}."
+            )
+        return cls(pipeline, reader, gate, prompt_column)
+
+    def split(self, X: Any, language: Any) -> tuple[list[Prompt], npt.NDArray[np.object_] | None]:
+        """Split what the pipeline is given into prompts and languages.
+
+        Parameters
+        ----------
+        X : list, Series, array or DataFrame of length n_prompts
+            Prompts, or a DataFrame with a column of prompts.
+        language : str, array-like of str of shape (n_prompts,) or None
+            Languages, unless they are a column of ``X``.
+
+        Returns
+        -------
+        prompts : list of length n_prompts
+            The prompts, checked.
+        languages : ndarray of str of shape (n_prompts,) or None
+            Their languages; None if they are not known.
+        """
+        if self.prompt_column is not None:
+            if not isinstance(X, pd.DataFrame) or self.prompt_column not in X.columns:
+                raise ValueError(
+                    f"Got prompts as a {type(X).__name__}, expected a DataFrame with the column "
+                    f"{self.prompt_column!r} that the gate's ColumnTransformer reads."
+                )
+            if self.gate.language_column is not None:
+                language = _find_language(X, language, self.gate.language_column)
+            X = X[self.prompt_column]
+        prompts = check_prompts(X, "prompts")
+        return prompts, None if language is None else check_language(language, len(prompts))
+
+    def open_reader(self) -> PromptReader:
+        """Load the model and resolve what is read of it.
+
+        Returns
+        -------
+        reader : PromptReader
+            Of a model that can generate.
+
+        Raises
+        ------
+        ValueError
+            If the model has no language-model head.
+        """
+        reader = open_reader(self.transformer)
+        model = reader.language_model.model
+        if not getattr(model, "can_generate", lambda: False)():
+            raise ValueError(
+                f"Got a {type(model).__name__} as model, which can't generate, expected a causal "
+                "language model such as AutoModelForCausalLM loads."
+            )
+        return reader
+
+    def check_gate(self, reader: PromptReader) -> int:
+        """Make sure that the fitted gate belongs to what is read, and find the layer to steer at.
+
+        Parameters
+        ----------
+        reader : PromptReader
+            The opened reader.
+
+        Returns
+        -------
+        layer : int
+            The one layer that is read.
+
+        Raises
+        ------
+        ValueError
+            If several layers are read, or if the gate was fitted on other activations.
+        """
+        layers, gate = reader.layers, self.gate
+        if len(layers) != 1:
+            raise ValueError(
+                f"Got layer={self.transformer.layer!r} in the gate's ActivationTransformer, which "
+                f"means the layers {list(layers)}, expected a single layer to steer at."
+            )
+        width = reader.language_model.hidden_size
+        if gate.n_features_in_ != width:
+            raise ValueError(
+                f"Got a gate fitted on {gate.n_features_in_} features for a model whose residual "
+                f"stream has {width}, expected a gate fitted on one layer's activations and "
+                "nothing else."
+            )
+        if gate.activation_source_ is not None:
+            check_same_source(gate.activation_source_, reader.source())
+        return layers[0]
+
+
+def assemble(params: BuildParams) -> BaseEstimator:
     """Make the pipeline that a SteeringWrapper's parameters describe.
 
     Parameters
     ----------
-    gate : Pipeline or LatentGate, or either in a FrozenEstimator
-        The gate.
-    model, tokenizer, layer
-        For a gate without a pipeline: what its activations are read from.
+    params : SteeringWrapper
+        Its parameters ``gate``, ``model``, ``tokenizer`` and ``layer`` count.
 
     Returns
     -------
     pipeline : Pipeline, or one in a FrozenEstimator
-        The same objects, not copied.
+        Of the same objects, not copied.
     """
-    given = {"model": model, "tokenizer": tokenizer, "layer": layer}
+    given = {name: getattr(params, name) for name in ("model", "tokenizer", "layer")}
+    gate = params.gate
     inner = gate.estimator if isinstance(gate, FrozenEstimator) else gate
     if isinstance(inner, Pipeline):
         for name, value in given.items():
             if value is not None:
                 raise ValueError(
-                    f"{name}={value!r} was given, but gate is a Pipeline whose "
-                    f"ActivationTransformer says it already; expected {name}=None."
+                    f"Got {name}={value!r} and a Pipeline as gate, expected {name}=None: the "
+                    "Pipeline's ActivationTransformer has a value of its own."
                 )
         return gate
     if not isinstance(inner, LatentGate):
         raise TypeError(
-            f"gate is a {type(inner).__name__}; expected a Pipeline that ends in a LatentGate, or "
-            "a LatentGate with model and layer."
+            f"Got a {type(inner).__name__} as gate, expected a Pipeline that ends in a LatentGate, "
+            "or a LatentGate with model and layer."
         )
     for name in ("model", "layer"):
         if given[name] is None:
-            raise ValueError(f"{name} is None; expected one, since gate is a bare LatentGate.")
-    return make_pipeline(ActivationTransformer(model, tokenizer=tokenizer, layer=layer), gate)
+            raise ValueError(f"Got {name}=None and a bare LatentGate as gate, expected a {name}.")
+    reader = ActivationTransformer(
+        given["model"], tokenizer=given["tokenizer"], layer=given["layer"]
+    )
+    return make_pipeline(reader, gate)
 
 
-def take_apart(estimator: Any) -> GatedModel:
-    """Find the steps of a pipeline that a model can be steered by.
+def find_parts(wrapper: BuildParams) -> SteeringParts:
+    """Find the parts of a SteeringWrapper's ``gate_`` or, before ``fit``, of its ``gate``."""
+    fitted = getattr(wrapper, "gate_", None)
+    return SteeringParts.from_pipeline(assemble(wrapper) if fitted is None else fitted)
 
-    Parameters
-    ----------
-    estimator : Pipeline, or one in a FrozenEstimator
-        An ActivationTransformer (alone or in a ColumnTransformer) directly followed by a
-        LatentGate.
 
-    Returns
-    -------
-    gated_model : GatedModel
-        The pipeline's own objects, not copied.
-
-    Raises
-    ------
-    ValueError
-        If other steps stand between, so that the gate's direction is not one of the residual
-        stream.
-    """
-    pipeline = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
-    steps = [step for _, step in pipeline.steps if step not in (None, "passthrough")]
-    gate = steps[-1].estimator if isinstance(steps[-1], FrozenEstimator) else steps[-1]
-    prompt_column = None
-    reader = steps[0]
-    if isinstance(reader, ColumnTransformer):
-        columns = getattr(reader, "transformers_", reader.transformers)
-        found = [(n, t, c) for n, t, c in columns if isinstance(t, ActivationTransformer)]
-        if len(found) == 1:
-            weight = (reader.transformer_weights or {}).get(found[0][0], 1)
-            if weight != 1:
-                raise ValueError(
-                    f"transformer_weights of the ColumnTransformer scales {found[0][0]!r} by "
-                    f"{weight!r}; expected 1: the gate's direction would not be one of the "
-                    "residual stream."
-                )
-            _, reader, prompt_column = found[0]
-            if isinstance(prompt_column, list) and len(prompt_column) == 1:
-                prompt_column = prompt_column[0]
-    if (
-        len(steps) != 2
-        or not isinstance(reader, ActivationTransformer)
-        or not isinstance(gate, LatentGate)
-    ):
-        names = [type(step).__name__ for step in steps]
-        raise ValueError(
-            f"gate is a Pipeline of {names}; expected an ActivationTransformer (alone, or in a "
-            "ColumnTransformer beside the language) directly followed by a LatentGate: with "
-            "another step between, the gate's direction would not be one of the residual stream."
+def find_fitted_parts(wrapper: BuildParams) -> SteeringParts:
+    """Find the parts of a SteeringWrapper; raise a NotFittedError if its gate is not fitted."""
+    parts = find_parts(wrapper)
+    if not hasattr(parts.gate, "classes_"):
+        raise NotFittedError(
+            f"The gate of this {type(wrapper).__name__} is not fitted yet. Call 'fit', or pass a "
+            "fitted gate."
         )
-    return GatedModel(pipeline, reader, gate, prompt_column)
+    return parts
+
+
+def _find_in_columns(columns: ColumnTransformer) -> tuple[Any, Any]:
+    """Find the ActivationTransformer in a ColumnTransformer, and the column that it reads."""
+    transformers = getattr(columns, "transformers_", columns.transformers)
+    found = [one for one in transformers if isinstance(one[1], ActivationTransformer)]
+    if len(found) != 1:
+        return columns, None
+    name, reader, column = found[0]
+    weight = (columns.transformer_weights or {}).get(name, 1)
+    if weight != 1:
+        raise ValueError(
+            f"Got transformer_weights={{{name!r}: {weight!r}}} in the ColumnTransformer, expected "
+            f"1: with scaled activations, {_DIRECTION}."
+        )
+    if isinstance(column, list) and len(column) == 1:
+        column = column[0]
+    return reader, column
+
+
+def _find_language(X: pd.DataFrame, language: Any, column: str | int) -> Any:
+    """Take the languages out of the column that the gate reads them from."""
+    if language is not None:
+        raise ValueError(
+            f"Got language= and language_column={column!r} in the gate, expected only one of them."
+        )
+    # A ColumnTransformer puts a step's name before the column's.
+    own = column if column in X.columns else str(column).rpartition("__")[2]
+    if own not in X.columns:
+        raise ValueError(
+            f"Got language_column={column!r} in the gate, expected one of the columns of prompts, "
+            f"{list(X.columns[:5])}."
+        )
+    return X[own]

@@ -10,28 +10,39 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from skgate.gate._languages import check_known, warn_unseen
 from skgate.model._fingerprint import digest
 from skgate.model._residual_stream import Edit, Route
 
 if TYPE_CHECKING:
     from skgate.gate._latent_gate import LatentGate
 
+RouteOfBatch = Callable[[list[int]], Route]
+
 
 class Router:
     """A gate's decision and edit for every prompt of one call.
+
+    The gate is read when the router is made; what it learns later has no effect.
 
     Parameters
     ----------
     gate : LatentGate
         A fitted gate.
     strength : float
-        In units of its ``projection_gap_``.
+        Steering strength, in units of the gate's ``projection_gap_``.
     on_harmful, on_harmless : str or None
         As in :class:`skgate.SteeringWrapper`.
     languages : ndarray of str of shape (n_prompts,) or None
         The prompts' languages.
     n_prompts : int
         Number of prompts.
+
+    Raises
+    ------
+    ValueError
+        If the gate knows too little of a language (see ``unknown_language``), or harmful prompts
+        are to be steered and ``projection_gap_`` is not positive.
     """
 
     def __init__(
@@ -44,12 +55,16 @@ class Router:
         n_prompts: int,
     ) -> None:
         self._gate = gate
+        self._book = gate.language_book_
+        self._detect = gate.unknown_language == "detect"
         self._add = strength * projection_unit(gate) if on_harmful else 0.0
         self._ablate = 1.0 if on_harmless else 0.0
         self._actions = on_harmless or "none", on_harmful or "none"
         self._languages = languages
-        self._found = np.full(n_prompts, None, dtype=object) if languages is None else languages
+        self._found = np.full(n_prompts, None, dtype=object)
         self._scores = np.full(n_prompts, np.nan)
+        if languages is not None:
+            check_known(self._book, languages, gate.unknown_language)
 
     def route(self, batch: list[int] | None) -> Route:
         """Make the route of a batch.
@@ -58,7 +73,7 @@ class Router:
         ----------
         batch : list of int or None
             The places of the batch's prompts in the call. None: every row of the batch is a
-            prompt, in the one language (if any), and no decision is noted down.
+            prompt, in the one language (if any), and no decision is kept.
 
         Returns
         -------
@@ -73,28 +88,26 @@ class Router:
             if language is not None:
                 language = np.repeat(language, n_prompts) if batch is None else language[batch]
             activations = rows[::repeats].double().cpu().numpy()
-            scores = self._gate._score(activations, language)
+            scores, found = self._book.decide(activations, language, detect=self._detect)
             if not np.isfinite(scores).all():
                 raise RuntimeError(
-                    "The activations that the gate reads are not finite (an overflow in float16?), "
-                    "so that nothing can be decided; expected a model in bfloat16 or float32."
+                    "The gate read activations that are not finite, as after an overflow in "
+                    "float16. Load the model in bfloat16 or float32."
                 )
             if batch is not None:
-                self._scores[batch] = scores
-                if language is None and self._gate._detects():
-                    self._found[batch] = self._gate._detected_languages(activations)
+                self._scores[batch], self._found[batch] = scores, found
             harmful = torch.from_numpy(scores > 0).repeat_interleave(repeats)
             return Edit(add=harmful * self._add, ablate=~harmful * self._ablate)
 
         return decide
 
     def warn_unseen(self) -> None:
-        """Warn if many prompts were in languages that the gate can't tell."""
-        if self._languages is None and self._gate._detects():
-            self._gate._warn_unseen(self._found, stacklevel=5)
+        """Warn if many prompts are in languages that the gate does not know."""
+        if self._languages is None and self._book.detects(self._gate.unknown_language):
+            warn_unseen(self._book, self._found)
 
     def decisions(self) -> pd.DataFrame:
-        """Report what was decided: one row per prompt."""
+        """Report the decisions: one row per prompt."""
         harmful = self._scores > 0
         return pd.DataFrame(
             {
@@ -108,8 +121,8 @@ class Router:
         )
 
 
-def always(add: float = 0.0, ablate: float = 0.0) -> Callable[[list[int]], Route]:
-    """Make routes that edit every row alike, whatever a gate would say."""
+def always(add: float = 0.0, ablate: float = 0.0) -> RouteOfBatch:
+    """Make routes that edit every row alike, whatever a gate would decide."""
 
     def decide(rows: torch.Tensor) -> Edit:
         return Edit(torch.full((len(rows),), add), torch.full((len(rows),), ablate))
@@ -122,13 +135,14 @@ def projection_unit(gate: LatentGate) -> float:
     gap = gate.projection_gap_
     if not (np.isfinite(gap) and gap > 0):
         raise ValueError(
-            f"projection_gap_={gap:.3g} of the gate is not positive: harmful and harmless source "
-            "prompts overlap along its direction, so that no steering strength follows from it. "
-            "Expected a layer at which they are told apart."
+            f"Got projection_gap_={gap:.3g} in the gate, expected a positive number: harmful and "
+            "harmless source prompts overlap along its direction, so there is no unit to measure "
+            "the steering strength in. Choose a layer at which they are further apart."
         )
     return gap
 
 
 def gate_version(gate: LatentGate) -> str:
-    """Hash what decides about a gate's answers into 12 hexadecimal digits."""
-    return digest(gate.direction_.tobytes(), gate._deciding())[:12]
+    """Hash everything that a gate's decisions follow from into 12 hexadecimal digits."""
+    deciding = gate.language_book_.deciding(gate.unknown_language)
+    return digest(gate.direction_.tobytes(), deciding)[:12]

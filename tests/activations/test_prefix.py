@@ -12,9 +12,12 @@ import torch
 from tiny import PROMPTS, WORDS, make_model
 
 from skgate import ActivationTransformer
-from skgate.activations._prefix import compute_prefix, shared_length
+from skgate.activations._forward import compute_prefix, shared_length
+from skgate.activations._reader import open_reader
 from skgate.model._batching import length_batches
+from skgate.model._prompts import Request
 from skgate.model._rope import length_boundaries
+from skgate.model._trials import forget_trials, trial_result
 
 CAUSAL = ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox", "gpt_neo", "opt", "mpt", "bloom", "phi3"]
 POSITIONS = ["last", "instruction", "mean", -1, -3]
@@ -25,7 +28,7 @@ MANY = [f"{prompt} {word}" for prompt in PROMPTS for word in WORDS[:2]]
 @pytest.fixture(autouse=True)
 def small_models_count_too(monkeypatch):
     """Reuse prefixes for as few prompts as two."""
-    monkeypatch.setattr("skgate.activations._prefix._COST_OF_A_PASS", {"cpu": 1})
+    monkeypatch.setattr("skgate.activations._forward._PASS_COST_ON_CPU", 1)
 
 
 @pytest.fixture
@@ -112,7 +115,7 @@ def test_every_prompt_brings_its_own_tokens_only(model, tokenizer, count_tokens)
 
 def test_the_keys_and_values_of_a_batch_are_bounded(model, tokenizer, count_tokens, monkeypatch):
     per_token = 3 * 2 * 16 * 4  # blocks, keys and values, width, bytes
-    monkeypatch.setattr("skgate.activations._prefix._MAX_BYTES", 80 * per_token)
+    monkeypatch.setattr("skgate.activations._forward._MAX_BYTES", 80 * per_token)
     transformer = make(model, tokenizer, layer=2)
     alone = [transformer.transform([prompt])[0] for prompt in MANY]
     close(transformer.transform(MANY), alone)
@@ -122,7 +125,7 @@ def test_the_keys_and_values_of_a_batch_are_bounded(model, tokenizer, count_toke
     assert sum(n for n, _ in batches) == len(MANY)
     assert all(n * (14 + width) <= 80 for n, width in batches)
     assert max(n for n, _ in batches) > 1
-    monkeypatch.setattr("skgate.activations._prefix._MAX_BYTES", 1)
+    monkeypatch.setattr("skgate.activations._forward._MAX_BYTES", 1)
     passes.clear()
     close(transformer.transform(MANY), alone)
     assert [n for n, _ in passes] == [1] * (1 + len(MANY))
@@ -139,8 +142,6 @@ def test_batches_have_room_for_what_is_reused():
 
 
 def test_a_token_that_is_read_is_never_in_the_prefix(tokenizer):
-    from skgate.activations._transformer import Request
-
     ids = [np.array([1, 2, 3, 4, 5]), np.array([1, 2, 3, 4, 5, 6])]
     assert shared_length([Request(i, len(i) - 1) for i in ids]) == 4
     assert shared_length([Request(i, 2) for i in ids]) == 2
@@ -158,7 +159,7 @@ def test_not_where_it_saves_nothing(model, tokenizer, prompts, count_tokens):
 
 
 def test_few_prompts_do_not_pay_for_a_pass_of_its_own(model, tokenizer, count_tokens, monkeypatch):
-    monkeypatch.setattr("skgate.activations._prefix._COST_OF_A_PASS", {"cpu": 128})
+    monkeypatch.setattr("skgate.activations._forward._PASS_COST_ON_CPU", 128)
     transformer = make(model, tokenizer)
     passes = count_tokens(model.model)
     transformer.transform(PROMPTS[:3])
@@ -167,7 +168,7 @@ def test_few_prompts_do_not_pay_for_a_pass_of_its_own(model, tokenizer, count_to
 
 def test_no_batch_edits_the_prefix(model, tokenizer):
     transformer = make(model, tokenizer)
-    language_model = transformer._language_model()
+    language_model = open_reader(transformer).language_model
     prefix = compute_prefix(language_model, np.arange(10), [0, 2])
     before = [(keys.clone(), values.clone()) for keys, values in prefix.keys_values]
     cache = prefix.cache(3)
@@ -252,13 +253,13 @@ def test_attention_that_sees_what_follows_from_now_on(model, tokenizer):
     assert_equal_alone(transformer)
 
 
-def test_a_verdict_holds_for_its_depth_only(model, tokenizer, capsys, monkeypatch):
+def test_a_trial_holds_for_its_depth_only(model, tokenizer, capsys, monkeypatch):
     """Whatever it is that sees what follows: in the first block it changes nothing."""
-    monkeypatch.setattr("skgate.activations._shortcuts.reason_against", lambda language_model: "")
+    monkeypatch.setattr("skgate.activations._forward.reason_against_prefix", lambda model: "")
     model.config.is_causal = False
     for layer in (0, 3):
         assert_equal_alone(make(model, tokenizer, layer=layer))
-    assert "LlamaModel: it gives other activations that way" in capsys.readouterr().err
+    assert "LlamaModel: it changes the activations" in capsys.readouterr().err
 
 
 def test_rotary_frequencies_that_depend_on_the_length(tokenizer, capsys):
@@ -279,10 +280,10 @@ def test_a_wrong_result_is_noticed(model, tokenizer, factor, capsys, monkeypatch
 
     transformer = make(model, tokenizer)
     expected = transformer.transform(MANY)
-    monkeypatch.setattr("skgate.model._trials._verdicts", weakref.WeakKeyDictionary())
+    forget_trials()
     monkeypatch.setattr(type(model.model), "forward", stretched)
     close(transformer.transform(MANY), expected)
-    assert "gives other activations" in capsys.readouterr().err
+    assert "it changes the activations" in capsys.readouterr().err
 
 
 def test_not_under_somebody_elses_hooks(model, tokenizer, count_tokens):
@@ -303,13 +304,11 @@ def test_not_under_somebody_elses_hooks(model, tokenizer, count_tokens):
 
 def test_prompts_of_one_length_leave_padding_unchecked(model, tokenizer):
     """So the next call checks again."""
-    from skgate.model._trials import verdict
-
     transformer = make(model, tokenizer)
     transformer.transform(["knock", "egg", "cat"])
-    assert verdict(model.model, "prefix", "3") is None
+    assert trial_result(model.model, "prefix", "3") is None
     transformer.transform(MANY)
-    assert verdict(model.model, "prefix", "3") == ""
+    assert trial_result(model.model, "prefix", "3") == ""
 
 
 def test_a_failure_that_is_no_architectures_is_raised(model, tokenizer, monkeypatch):

@@ -29,8 +29,8 @@ from store_writer import BATCH, LAYERS, NAMESPACE, matrix, names, prompts_of, ro
 from tiny import PROMPTS, WORDS, architectures, make_model
 
 from skgate import ActivationStore, ActivationTransformer, LatentGate
-from skgate.activations.store import _lmdb_folder
-from skgate.activations.store._memory import memory_cache
+from skgate.activations.store import _lmdb_folder, _row_caches
+from skgate.activations.store._row_caches import MemoryCache, memory_cache
 from skgate.activations.store._row_codec import decode, encode
 
 TESTS = Path(__file__).parents[1]
@@ -161,7 +161,7 @@ expected = np.concatenate([matrix(20, 3000, seed=i) for i in range(5)])
 try:
     found = store.lookup(NAMESPACE, names(100), [0])
 except OSError as error:
-    assert "damaged beyond its rows" in str(error), error
+    assert "The database of the activation store" in str(error), error
 else:
     assert all(row is None or (row == x).all() for row, x in zip(found, expected))
     print(sum(row is not None for row in found))
@@ -451,11 +451,11 @@ def of_another_version(path):
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (file_at, "path='.*store' is a file; expected a folder"),
-        (folder_of_something_else, r"is no activation store: it holds 'thesis\.tex'"),
-        (garbage, r"holds a data\.mdb that is no activation store"),
-        (foreign_database, "holds another program's LMDB data"),
-        (of_another_version, "of the format version 99; this skgate reads version 1"),
+        (file_at, "Got path='.*store', which is a file, expected a folder"),
+        (folder_of_something_else, r"which holds 'thesis\.tex' and is not an activation"),
+        (garbage, r"whose data\.mdb is not an activation store"),
+        (foreign_database, "holds the LMDB data of another program"),
+        (of_another_version, "store of format version 99, expected version 1"),
     ],
 )
 def test_folders_that_are_no_store(store, prepare, message):
@@ -469,9 +469,9 @@ def test_folders_that_are_no_store(store, prepare, message):
 def test_folders_that_cannot_be_written(store, monkeypatch):
     store.path.mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
-    with pytest.raises(PermissionError, match="can't write to the activation store's folder"):
+    with pytest.raises(PermissionError, match="The folder of the activation store is not writable"):
         store.info()
-    with pytest.raises(OSError, match="can't make or read the activation store's folder"):
+    with pytest.raises(OSError, match="activation store can't be created or read"):
         ActivationStore("/dev/null/store").info()
 
 
@@ -493,18 +493,18 @@ store.insert(NAMESPACE, names(1000, 10), {0: matrix(1000, 1000)})
 """
     done = run(code, store.path)
     assert done.returncode == 0, done.stderr
-    assert "the activation store failed" in done.stdout
-    assert "bytes free on its disk; what was committed is kept" in done.stdout
+    assert "The activation store failed" in done.stdout
+    assert "bytes free on its disk. Everything that was committed is kept" in done.stdout
     assert store.info().n_rows == 1010
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "namespace, model and max_bytes are all None"),
-        ({"max_bytes": -1}, "max_bytes=-1 is negative"),
-        ({"model": "b"}, r"model='b' is not in the store; expected one of \['a'\]"),
-        ({"namespace": OTHER}, "namespace='ffff.*is not in the store"),
+        ({}, "Got neither namespace, model nor max_bytes"),
+        ({"max_bytes": -1}, "Got max_bytes=-1, expected 0 or more"),
+        ({"model": "b"}, r"Got model='b', expected one in the store: \['a'\]"),
+        ({"namespace": OTHER}, "Got namespace='ffff.*, expected one in the store"),
     ],
 )
 def test_bad_arguments_of_prune(store, arguments, message):
@@ -515,7 +515,7 @@ def test_bad_arguments_of_prune(store, arguments, message):
 
 @pytest.mark.parametrize("path", [None, 3, ""])
 def test_bad_paths(path):
-    with pytest.raises((TypeError, ValueError), match="expected a folder as str or path"):
+    with pytest.raises((TypeError, ValueError), match=r"Got path=.*, expected"):
         ActivationStore(path)
 
 
@@ -709,7 +709,7 @@ def test_the_memory_cache_says_what_it_would_need(model, tokenizer, monkeypatch,
         assert (message in capsys.readouterr().err) == said
     transformer.set_params(verbose=False)
     memory_cache.clear()
-    monkeypatch.setattr(memory_cache, "max_bytes", 1000)
+    monkeypatch.setattr(_row_caches, "memory_cache", MemoryCache(max_bytes=1000))
     with pytest.warns(
         UserWarning, match=r"20 activations of 16 numbers need .* GiB.*store='folder'"
     ):

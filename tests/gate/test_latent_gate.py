@@ -72,7 +72,7 @@ def test_scikit_learns_own_checks(estimator, check):
 # Labels
 
 
-@pytest.mark.filterwarnings("ignore:.*is taken for it:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*is taken as the harmful one:UserWarning")
 @pytest.mark.parametrize(
     ("labels", "harmful_label"),
     [
@@ -146,7 +146,7 @@ def test_shots_mend_a_shifted_language_and_leave_the_others_alone(sources, targe
     X_shots, y_shots, X_test, y_test = *(part[:8] for part in target), *(p[8:] for p in target)
     gate = pooled_gate(calibration=calibration).fit(X, y, language=language)
     before = gate.decision_function(X, language=language)
-    with pytest.warns(UserWarning, match=r"language \['sw'\] was never seen"):
+    with pytest.warns(UserWarning, match=r"Got language \['sw'\], which the gate has never seen"):
         assert gate.score(X_test, y_test, language="sw") < 0.7
     gate.partial_fit(X_shots, y_shots, language="sw")
     assert gate.score(X_test, y_test, language="sw") > 0.85
@@ -226,7 +226,7 @@ def test_partial_fit_of_an_unfitted_gate_is_fit(sources):
     partial = pooled_gate().partial_fit(X, y, language=language, classes=[0, 1])
     np.testing.assert_array_equal(partial.coef_, fitted.coef_)
     assert partial.n_shots_.sum() == 0
-    with pytest.raises(ValueError, match=r"classes contains \[0, 1\], expected labels out of"):
+    with pytest.raises(ValueError, match=r"Got \[0, 1\] in classes, expected labels out of"):
         (unfitted := pooled_gate()).partial_fit(X, y + 2, language=language, classes=[0, 1])
     assert not hasattr(unfitted, "classes_")
 
@@ -261,7 +261,9 @@ def test_language_as_a_column_equals_the_keyword(data, form):
 def test_an_unknown_language_can_be_an_error(sources):
     X, y, language = sources
     gate = pooled_gate(unknown_language="error").fit(X, y, language=language)
-    with pytest.raises(ValueError, match=r"language \['sw', 'yo'\] was never seen; known are"):
+    with pytest.raises(
+        ValueError, match=r"\['sw', 'yo'\], which the gate has never seen, expected \['de'"
+    ):
         gate.predict(X[:3], language=["yo", "de", "sw"])
     gate.predict(X)
 
@@ -376,17 +378,17 @@ def test_an_unfitted_gate_says_so(sources):
         ({"X": lambda X: np.where(X > 3, np.inf, X)}, ValueError, "contains infinity"),
         ({"X": lambda X: X[:, 0]}, ValueError, "Expected 2D array"),
         ({"X": lambda X: X[:-1]}, ValueError, "inconsistent numbers of samples"),
-        ({"X": np.zeros_like}, ValueError, "X has the same mean for both classes"),
-        ({"y": np.zeros_like}, ValueError, r"y has 1 class\(es\): \[0\]; expected exactly 2"),
-        ({"y": lambda y: np.arange(len(y)) % 3}, ValueError, r"y has 3 class\(es\)"),
+        ({"X": np.zeros_like}, ValueError, "Got the same mean of X for both classes"),
+        ({"y": np.zeros_like}, ValueError, r"y with 1 class\(es\), \[0\], expected exactly 2"),
+        ({"y": lambda y: np.arange(len(y)) % 3}, ValueError, r"y with 3 class\(es\)"),
         ({"y": lambda y: y + 0.5}, ValueError, "[Uu]nknown label type"),
-        ({"language": lambda v: v[:-1]}, ValueError, "language has length 239, expected 240"),
-        ({"language": lambda v: [None, *v[1:]]}, TypeError, r"language\[0\] is None"),
-        ({"language": lambda v: [7, *v[1:]]}, TypeError, r"language\[0\] is 7"),
-        ({"language": lambda v: ["", *v[1:]]}, ValueError, r"language\[0\] is an empty string"),
+        ({"language": lambda v: v[:-1]}, ValueError, "language of length 239, expected 240"),
+        ({"language": lambda v: [None, *v[1:]]}, TypeError, r"language\[0\]=None"),
+        ({"language": lambda v: [7, *v[1:]]}, TypeError, r"language\[0\]=7"),
+        ({"language": lambda v: ["", *v[1:]]}, ValueError, r"Got language\[0\]='', expected"),
         ({"language": lambda v: pd.DataFrame({"language": v})}, TypeError, "type DataFrame"),
         ({"language": lambda v: b"en"}, TypeError, "type bytes"),
-        ({"language": lambda v: 7}, TypeError, "language is 7|language must"),
+        ({"language": lambda v: 7}, TypeError, "language=7 of type int"),
         (
             {"sample_weight": lambda v: np.zeros(240)},
             ValueError,
@@ -416,9 +418,12 @@ def test_bad_rows(sources, change, error, message):
             {"source_languages": "en"},
             "'source_languages' .* Got 'en'",
         ),
-        ({"source_languages": ["xx"]}, r"source_languages=\['xx'\], but the rows are in"),
-        ({"harmful_label": "harmful"}, r"harmful_label='harmful' is not among the classes \[0, 1"),
-        ({"language_column": "language"}, "language was given although language_column"),
+        ({"source_languages": ["xx"]}, r"Got source_languages=\['xx'\] and rows in"),
+        (
+            {"harmful_label": "harmful"},
+            r"Got harmful_label='harmful', expected one of the classes \[0, 1",
+        ),
+        ({"language_column": "language"}, "Got language together with language_column"),
     ],
 )
 def test_bad_parameters(sources, params, message):
@@ -430,10 +435,10 @@ def test_bad_parameters(sources, params, message):
 @pytest.mark.parametrize(
     ("column", "as_frame", "message"),
     [
-        ("lang", True, "language_column='lang' is not among the 6 columns of X"),
-        ("lang", False, "language_column='lang' is a name, but X is a ndarray"),
-        (9, True, "language_column=9 is not among the 6 columns of X"),
-        (6, False, r"language_column=6 is out of range for X of shape \(240, 6\)"),
+        ("lang", True, "Got language_column='lang', expected one of the 6 columns of X"),
+        ("lang", False, "Got language_column='lang', but X is a ndarray without"),
+        (9, True, "Got language_column=9, expected one of the 6 columns of X"),
+        (6, False, r"Got language_column=6, expected the index .* shape \(240, 6\)"),
     ],
 )
 def test_bad_language_columns(sources, column, as_frame, message):
@@ -445,10 +450,10 @@ def test_bad_language_columns(sources, column, as_frame, message):
 
 def test_source_languages_need_a_language_and_both_classes(data):
     X, y, language = data
-    with pytest.raises(ValueError, match="no language was given"):
+    with pytest.raises(ValueError, match="without language, expected the language of every row"):
         pooled_gate(source_languages=SOURCES).fit(X, y)
     keep = (y == 0) | (language == "sw")
-    with pytest.raises(ValueError, match="one class among the rows of the source languages"):
+    with pytest.raises(ValueError, match="one class in y among the rows of the source languages"):
         pooled_gate(source_languages=SOURCES).fit(X[keep], y[keep], language=language[keep])
 
 
@@ -457,20 +462,20 @@ def test_bad_shots(sources, target):
     gate = pooled_gate().fit(X, y, language=language)
     with pytest.raises(ValueError, match="X has 3 features, but LatentGate is expecting 6"):
         gate.partial_fit(X[:4, :3], y[:4], language="sw")
-    with pytest.raises(ValueError, match=r"y contains \[2\], expected labels out of \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"Got \[2\] in y, expected labels out of \[0, 1\]"):
         gate.partial_fit(X[:4], [0, 1, 2, 1], language="sw")
-    with pytest.raises(ValueError, match=r"classes contains \[5\], expected labels out of"):
+    with pytest.raises(ValueError, match=r"Got \[5\] in classes, expected labels out of"):
         gate.partial_fit(X[:4], y[:4], language="sw", classes=[0, 5])
     assert gate.languages_.tolist() == SOURCES
     with pytest.raises(ValueError, match="X has 3 features"):
         gate.predict(X[:, :3])
-    with pytest.raises(ValueError, match="language has length 2, expected 240"):
+    with pytest.raises(ValueError, match="language of length 2, expected 240"):
         gate.predict(X, language=["de", "en"])
 
 
 def test_labels_that_do_not_say_which_is_harmful_are_warned_of(sources):
     X, y, language = sources
-    with pytest.warns(UserWarning, match="'benign', the second, is taken for it"):
+    with pytest.warns(UserWarning, match="The second, 'benign', is taken as the harmful one"):
         LatentGate().fit(X, np.array(["attack", "benign"])[y], language=language)
     gate = LatentGate().fit(X, np.array(["harmless", "attack"])[y], language=language)
     assert gate.harmful_label_ == "attack"
@@ -498,7 +503,7 @@ def test_a_failed_fit_changes_nothing(sources):
     np.testing.assert_array_equal(gate.predict(X), expected)
     assert set(gate.__dict__) == state
     unfitted = pooled_gate(source_languages=["xx"])
-    with pytest.raises(ValueError, match="expected rows of at least one source language"):
+    with pytest.raises(ValueError, match="expected rows in at least one source language"):
         unfitted.fit(X, y, language=language)
     with pytest.raises(NotFittedError):
         unfitted.predict(X)
@@ -509,7 +514,7 @@ def test_source_languages_that_are_absent_are_named(sources):
     X, y, language = sources
     with pytest.warns(UserWarning, match=r"no row is in \['xx'\]"):
         pooled_gate(source_languages=["en", "xx"]).fit(X, y, language=language)
-    with pytest.raises(TypeError, match=r"source_languages\[0\] is 1"):
+    with pytest.raises(TypeError, match=r"source_languages\[0\]=1"):
         pooled_gate(source_languages=[1]).fit(X, y, language=language)
 
 

@@ -58,22 +58,20 @@ def test_ties_count_as_the_decision_makes_them():
 
 
 def test_too_few_shots_are_told_and_how_many_would_do(gate):
-    message = (
-        r"target_fpr=0.01 can't be met with 90% confidence by the 30 harmless prompts.*'sw'.*230"
-    )
+    message = r"target_fpr=0.01, which the 30 harmless shots of language 'sw' can't support.*230"
     with pytest.raises(ValueError, match=message):
         gate.operating_point("sw", target_fpr=0.01)
     one_class = LatentGate().fit(*draw_sources(np.random.default_rng(2))[:2])
     one_class.partial_fit(np.ones((40, 12)), np.zeros(40, dtype=int), language="yo")
-    with pytest.raises(ValueError, match=r"by the 0 harmful prompts known of language 'yo'"):
+    with pytest.raises(ValueError, match=r"the 0 harmful shots of language 'yo'"):
         one_class.operating_point("yo", target_fnr=0.2)
     assert one_class.operating_point("yo", target_fpr=0.2).fnr_bound == 1.0
 
 
 def test_source_rows_do_not_count_since_the_readout_was_fitted_to_them(gate):
-    with pytest.raises(ValueError, match=r"by the 0 harmless prompts known of language 'en'"):
+    with pytest.raises(ValueError, match=r"the 0 harmless shots of language 'en'"):
         gate.operating_point("en", target_fpr=0.1)
-    with pytest.raises(ValueError, match=r"language=None: with unknown_language='detect'"):
+    with pytest.raises(ValueError, match=r"Got language=None with unknown_language='detect'"):
         gate.operating_point(target_fpr=0.1)
 
 
@@ -88,13 +86,16 @@ def test_the_target_is_met_on_new_prompts(gate):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({}, "target_fpr=None and target_fnr=None; expected one"),
+        ({}, "target_fpr=None and target_fnr=None, expected one"),
         ({"target_fpr": 0.1, "target_fnr": 0.1}, "target_fpr=0.1 and target_fnr=0.1"),
-        ({"target_fpr": 0.0}, "target_fpr=0.0; expected a number between"),
-        ({"target_fnr": 1.0}, "target_fnr=1.0; expected a number between"),
-        ({"target_fpr": np.nan}, "target_fpr=nan; expected a number between"),
-        ({"target_fpr": 0.1, "confidence": 90}, "confidence=90; expected a number between"),
-        ({"language": "ha", "target_fpr": 0.1}, "'ha' was never seen; known are"),
+        ({"target_fpr": 0.0}, "target_fpr=0.0, expected a number between"),
+        ({"target_fnr": 1.0}, "target_fnr=1.0, expected a number between"),
+        ({"target_fpr": np.nan}, "target_fpr=nan, expected a number between"),
+        ({"target_fpr": 0.1, "confidence": 90}, "confidence=90, expected a number between"),
+        (
+            {"language": "ha", "target_fpr": 0.1},
+            "'ha', which the gate has never seen, expected one of",
+        ),
     ],
 )
 def test_bad_parameters(gate, params, message):

@@ -113,16 +113,25 @@ def test_the_gap_is_that_of_the_sources_alone(rows):
     assert gate.projection_gap_ == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_weighted_gap_is_that_of_the_repeated_rows_inverted_cdf():
+def test_a_weighted_gap_is_that_of_the_repeated_rows():
     rng = np.random.default_rng(21)
     projections, harmful = rng.normal(size=60), rng.random(60) < 0.5
     weight = rng.integers(1, 5, size=60).astype(float)
     times = weight.astype(int)
     repeated, labels = np.repeat(projections, times), np.repeat(harmful, times)
-    expected = np.quantile(repeated[labels], 0.75, method="inverted_cdf") - np.quantile(
-        repeated[~labels], 0.25, method="inverted_cdf"
-    )
+    expected = np.quantile(repeated[labels], 0.75) - np.quantile(repeated[~labels], 0.25)
     assert projection_gap(projections, harmful, weight) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0, 2.0])
+def test_a_weight_that_hardly_differs_hardly_changes_the_gap(weight):
+    rng = np.random.default_rng(22)
+    projections, harmful = rng.normal(size=60), rng.random(60) < 0.5
+    equal = projection_gap(projections, harmful, np.full(60, weight))
+    for row in range(60):
+        nearly = np.full(60, weight)
+        nearly[row] += 1e-9
+        assert projection_gap(projections, harmful, nearly) == pytest.approx(equal, abs=1e-7)
 
 
 def test_weights_of_the_direction_count_as_repeated_rows(rows):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from shifted import pooled_gate
 
-from skgate.gate._thresholds import balanced_f1_threshold, snap
+from skgate.gate._thresholds import balanced_f1_threshold, round_scores
 
 exhaustive = settings(
     max_examples=300,
@@ -335,10 +335,10 @@ def test_sources_far_apart_do_not_spoil_shrinkage(shift):
 
 def test_equal_rows_get_equal_scores_to_the_threshold_rule():
     scores = np.array([0.1 + 0.2, 0.3, 0.7, 0.7 + 1e-16, 1e-9])
-    snapped = snap(scores)
+    snapped = round_scores(scores)
     assert len(set(snapped)) == 3
     np.testing.assert_allclose(snapped, scores, atol=1e-12)
-    assert snap(np.zeros(3)).tolist() == [0, 0, 0]
+    assert round_scores(np.zeros(3)).tolist() == [0, 0, 0]
 
 
 def balanced_accuracy(gate, X, y, language):

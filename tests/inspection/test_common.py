@@ -25,9 +25,9 @@ FRAMES = {
     ),
     "RefusalGapDisplay": pd.DataFrame(
         {
-            "tier": ["high", "high", "low", "low"],
             "prompts": ["harmful", "harmless"] * 2,
             "refusal_rate": [0.9, 0.1, 0.2, 0],
+            "tier": ["high", "high", "low", "low"],
         }
     ),
     "SeparabilityDisplay": pd.DataFrame(
@@ -115,7 +115,7 @@ def test_several_panels_in_the_place_of_an_axes(name, layout):
         for panel in display.axes_
     )
     assert before.x0 - 0.1 < left.x0 < left.x1 < right.x0 < right.x1 < 1
-    with pytest.raises(ValueError, match="was divided into panels by a plot before"):
+    with pytest.raises(ValueError, match="an earlier plot has divided into panels"):
         make(name, 2).plot(axes[1])
     assert len(plt.get_fignums()) == 1
 
@@ -181,7 +181,7 @@ def test_text_is_legible_and_apart(name):
     display = make(name, 2).plot()
     figure = display.figure_
     figure.canvas.draw()
-    texts = [figure._suptitle] if figure._suptitle else []
+    texts = list(figure.texts)
     for panel in figure.axes:
         ticks = [text for axis in (0, 1) for text in tick_labels(panel, axis)]
         texts += [panel.title, panel.xaxis.label, panel.yaxis.label, *ticks]
@@ -203,10 +203,10 @@ def test_text_is_legible_and_apart(name):
 @every_display
 def test_bad_frames(name):
     display = getattr(skgate.inspection, name)
-    with pytest.raises(TypeError, match="frame of type list but expected a DataFrame"):
+    with pytest.raises(TypeError, match="frame of type list, expected a DataFrame"):
         display([1, 2])
     with pytest.raises(ValueError, match="expected at least one row"):
         display(FRAMES[name].iloc[:0])
-    first = display._columns[0]
+    first = FRAMES[name].columns[0]
     with pytest.raises(ValueError, match=f"with the columns .*'{first}'"):
         display(FRAMES[name].drop(columns=first))

@@ -77,9 +77,9 @@ def test_from_wrapper(wrapper, sources, prompts):
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"refusal_rate=\[50.* but expected numbers from 0 to 1"):
+    with pytest.raises(ValueError, match=r"refusal_rate=\[50.*, expected numbers from 0 to 1"):
         LayerSweepDisplay.from_predictions(TABLE.assign(refusal_rate=50))
-    with pytest.raises(TypeError, match=r"table\['a'\] of type list but expected a DataFrame"):
+    with pytest.raises(TypeError, match=r"table\['a'\] of type list, expected a DataFrame"):
         LayerSweepDisplay.from_predictions({"a": [0.5]})
     with pytest.raises(ValueError, match="empty table"):
         LayerSweepDisplay.from_predictions({})

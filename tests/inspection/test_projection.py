@@ -118,7 +118,7 @@ def test_scores_from_the_own_boundary():
 def test_no_line_where_there_is_no_point_on_the_axis():
     gate = fit("refit")
     X, y, language = activations()
-    with pytest.warns(UserWarning, match=r"\['sw', 'yo'\] are no shift and scale"):
+    with pytest.warns(UserWarning, match=r"boundaries of \['sw', 'yo'\] are not drawn"):
         display = ProjectionDisplay.from_estimator(gate, X, y, language=language)
     assert boundaries(display.axes_[1]) == ([0], [])
 
@@ -222,28 +222,28 @@ def test_a_single_prompt_of_a_kind_has_no_density():
 
 def test_bad_input():
     X, y, language = activations()
-    with pytest.raises(ValueError, match="score='mine' but expected 'source' or 'own'"):
+    with pytest.raises(ValueError, match="score='mine', expected 'source' or 'own'"):
         ProjectionDisplay.from_estimator(fit(), X, y, score="mine")
-    with pytest.raises(TypeError, match="type FunctionTransformer but expected a LatentGate"):
+    with pytest.raises(TypeError, match="type FunctionTransformer, expected a LatentGate"):
         ProjectionDisplay.from_estimator(FunctionTransformer(), X, y)
     with pytest.raises(ValueError, match="not fitted"):
         ProjectionDisplay.from_estimator(LatentGate(), X, y)
     with pytest.raises(ValueError, match="'y_true': 3"):
         ProjectionDisplay.from_estimator(fit(), X, [1, 1, 0], language=language)
-    with pytest.raises(ValueError, match="language has length 1, expected 2"):
+    with pytest.raises(ValueError, match="language of length 1, expected 2"):
         ProjectionDisplay.from_predictions([1, 0], [1.0, 0.0], language=["en"])
 
 
 def test_own_boundaries_are_those_of_calibrated_languages():
     X, y, language = activations()
     source = pooled_gate().fit(X, y, language=np.where(language == "yo", "de", language))
-    with pytest.warns(UserWarning, match=r"\['yo'\] was never seen"):
+    with pytest.warns(UserWarning, match=r"\['yo'\], which the gate has never seen"):
         display = ProjectionDisplay.from_estimator(
             source, X, y, language=language, by="language", score="own"
         )
     drawn = {panel.get_ylabel(): boundaries(panel)[1] for panel in display.axes_}
     assert drawn == {"de": [0], "en": [0], "sw": [0], "yo": []}
-    with pytest.raises(ValueError, match="score='own' but no language"):
+    with pytest.raises(ValueError, match="score='own' without language"):
         ProjectionDisplay.from_estimator(source, X, y, score="own")
 
 
@@ -265,9 +265,9 @@ def test_thresholds_are_drawn_or_complained_of():
     assert [boundaries(panel)[1] for panel in both.axes_] == [[], [], [3], [3]]
     numbered = draw(y, {1: score, 2: score}, language=language, threshold={1: {"yo": 3}})
     assert [boundaries(panel)[1] for panel in numbered.axes_] == [[], [], [3], []]
-    with pytest.raises(ValueError, match=r"threshold of \['c'\] but expected that of \['a'\]"):
+    with pytest.raises(ValueError, match=r"threshold of \['c'\], expected thresholds of \['a'\]"):
         draw(y, {"a": score}, language=language, threshold={"c": {"yo": 3}})
     with pytest.raises(ValueError, match="threshold without language"):
         draw(y, score, threshold={"yo": 3})
-    with pytest.warns(UserWarning, match=r"No prompt is in \['yor'\] of threshold"):
+    with pytest.warns(UserWarning, match=r"Got threshold of \['yor'\], but the prompts"):
         draw(y, score, language=language, threshold={"yor": 3})

@@ -127,21 +127,22 @@ def test_several_wrappers(wrapper, prompts):
     assert display.frame_["refusal_rate"].max() == 0
 
 
-def test_what_is_wrong_is_told_before_the_model_runs(wrapper, prompts, monkeypatch):
+def test_errors_come_before_the_model_runs(wrapper, prompts, monkeypatch):
     few = prompts("test", 1, languages=["en"])
-    monkeypatch.setattr(type(wrapper), "_generate", lambda *args: pytest.fail("it ran"))
-    with pytest.raises(ValueError, match=r"no tier of the languages \['qla'\]"):
+    model = wrapper.gate_[0].model
+    monkeypatch.setattr(model, "generate", lambda *args, **kwargs: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match=r"no tier for the languages \['qla'\]"):
         RefusalGapDisplay.from_estimator(wrapper, few["prompt"], few["harmful"], language="qla")
     with pytest.raises(ValueError, match=r"\{'X': 2, 'y': 3\}"):
         RefusalGapDisplay.from_estimator(wrapper, few["prompt"], [1, 0, 1], language="en")
-    with pytest.raises(ValueError, match="language=None but expected"):
+    with pytest.raises(ValueError, match="language=None, expected"):
         RefusalGapDisplay.from_estimator(wrapper, few["prompt"], few["harmful"])
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"no tier of the languages \['xx'\]"):
+    with pytest.raises(ValueError, match=r"no tier for the languages \['xx'\]"):
         RefusalGapDisplay.from_predictions(Y, BEFORE, language=["xx"] * 16)
-    with pytest.raises(ValueError, match="by='family' but expected 'tier' or 'language'"):
+    with pytest.raises(ValueError, match="by='family', expected 'tier' or 'language'"):
         RefusalGapDisplay.from_predictions(Y, BEFORE, language=LANGUAGE, by="family")
     with pytest.raises(TypeError, match="expected a mapping of language to tier"):
         RefusalGapDisplay.from_predictions(Y, BEFORE, language=LANGUAGE, tier=["high"])

@@ -145,10 +145,10 @@ def test_the_direction_is_that_of_a_gate(organism, prompts, sources, tier):
             assert drawn[i, j] == pytest.approx(roc_auc_score(part["harmful"], projections))
 
 
-def test_a_test_prompt_that_was_learned_from_is_told(organism, sources):
+def test_test_prompts_among_the_train_prompts_warn(organism, sources):
     reader = ActivationTransformer(organism.model, tokenizer=organism.tokenizer, layer=0)
     few = sources.groupby("harmful").head(3)
-    with pytest.warns(UserWarning, match="6 of 6 test prompts are among those"):
+    with pytest.warns(UserWarning, match="6 of 6 test prompts are among the prompts"):
         SeparabilityDisplay.from_estimator(
             reader,
             sources["prompt"],
@@ -182,26 +182,26 @@ def test_bad_input(organism, prompts):
             estimator, *train, *test, **{"language_test": "en", **changes}
         )
 
-    with pytest.raises(TypeError, match="type LatentGate but expected an ActivationTransformer"):
+    with pytest.raises(TypeError, match="type LatentGate, expected an ActivationTransformer"):
         draw(LatentGate())
-    with pytest.raises(ValueError, match="of one class in y_train"):
+    with pytest.raises(ValueError, match="one class only in y_train"):
         draw(train=(few["prompt"], [1] * 4))
     with pytest.raises(ValueError, match="'X_train': 4, 'y_train': 2"):
         draw(train=(few["prompt"], [0, 1]))
     with pytest.raises(ValueError, match="without language_train"):
         draw(source_languages=["en"])
-    with pytest.raises(ValueError, match=r"no train prompts in \['fr'\]"):
+    with pytest.raises(ValueError, match=r"no train prompts in the source_languages \['fr'\]"):
         draw(source_languages=["fr"], language_train=few["language"])
     for changes, message in [
         ({"weak_below": 2}, "weak_below=2"),
-        ({"language_test": ["en"]}, "language_test has length 1, expected 2"),
+        ({"language_test": ["en"]}, "language_test of length 1, expected 2"),
         ({"test": (few["prompt"], [0, 1])}, "'X_test': 4, 'y_test': 2"),
     ]:
         with pytest.raises(ValueError, match=message):
             draw(Unread(), **changes)
-    with pytest.raises(ValueError, match=r"layer=\[1\] but expected 3 different"):
+    with pytest.raises(ValueError, match=r"layer=\[1\], expected 3 different"):
         SeparabilityDisplay.from_predictions(Y, SCORES, layer=[1], language=LANGUAGE)
-    with pytest.raises(ValueError, match=r"y_score of shape \(23, 3\) but expected \(24,\)"):
+    with pytest.raises(ValueError, match=r"y_score of shape \(23, 3\), expected \(24,\)"):
         SeparabilityDisplay.from_predictions(Y, SCORES[1:], language=LANGUAGE)
     with pytest.raises(ValueError, match=r"no refused of \['a'\]"):
         SeparabilityDisplay.from_predictions(

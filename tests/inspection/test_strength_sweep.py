@@ -95,22 +95,23 @@ def test_from_wrapper(wrapper, prompts, tier):
     assert rates.loc[("high", 4.0), "refusal_rate"] == 0
 
 
-def test_what_is_wrong_is_told_before_the_model_runs(wrapper, prompts, monkeypatch):
+def test_errors_come_before_the_model_runs(wrapper, prompts, monkeypatch):
     few = prompts("val", 1, languages=["en"])
-    monkeypatch.setattr(type(wrapper), "_generate", lambda *args: pytest.fail("it ran"))
-    with pytest.raises(ValueError, match=r"no tier of the languages \['qla'\]"):
+    model = wrapper.gate_[0].model
+    monkeypatch.setattr(model, "generate", lambda *args, **kwargs: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match=r"no tier for the languages \['qla'\]"):
         StrengthSweepDisplay.from_estimator(wrapper, few["prompt"], language="qla")
 
 
 def test_bad_input(wrapper, prompts):
     few = prompts("val", 1, languages=["en"])
-    with pytest.raises(ValueError, match=r"is_garbled gave \[True\].* each of the 2 replies"):
+    with pytest.raises(ValueError, match=r"Got 1 values of is_garbled\(replies\), expected 2"):
         StrengthSweepDisplay.from_estimator(
             wrapper, few["prompt"], strengths=[0.0], is_garbled=lambda replies: [True]
         )
-    with pytest.raises(ValueError, match=r"garbled_rate=.* but expected numbers from 0 to 1"):
+    with pytest.raises(ValueError, match=r"garbled_rate=.*, expected numbers from 0 to 1"):
         StrengthSweepDisplay.from_predictions(TABLE.assign(garbled_rate=-1.0))
-    with pytest.raises(ValueError, match=r"no tier of the languages \['qq'\]"):
+    with pytest.raises(ValueError, match=r"no tier for the languages \['qq'\]"):
         StrengthSweepDisplay.from_predictions(TABLE.assign(language="qq"))
     with pytest.raises(ValueError, match=r"with the columns \['strength', 'refusal_rate'\]"):
         StrengthSweepDisplay.from_predictions(TABLE.drop(columns="strength"))

@@ -315,12 +315,12 @@ def test_no_replies():
     ("replies", "error", "message"),
     [
         ("Hello", ValueError, "Got replies as a single text.*Wrap it in a list"),
-        (None, TypeError, "Got replies of type NoneType but expected a list"),
+        (None, TypeError, "Got replies of type NoneType, expected a list"),
         ({"a": "Hello"}, TypeError, "Got replies of type dict"),
         ((text for text in ["a"]), TypeError, "Got replies of type generator"),
-        (["Hello", None], TypeError, r"Got replies\[1\]=None of type NoneType but expected a str"),
+        (["Hello", None], TypeError, r"Got replies\[1\]=None of type NoneType, expected a str"),
         (["Hello", np.nan], TypeError, r"Got replies\[1\]=nan"),
-        (np.array("Hello"), ValueError, r"Got replies of shape \(\) but expected a list"),
+        (np.array("Hello"), ValueError, r"Got replies of shape \(\), expected a list"),
         ([["Hello"]], TypeError, r"Got replies\[0\]=\['Hello'\] of type list"),
         (pd.DataFrame({"reply": ["Hello"]}), ValueError, r"Got replies of shape \(1, 1\)"),
     ],
@@ -333,18 +333,18 @@ def test_bad_replies_are_named(replies, error, message):
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
-        ({"opening": 0}, ValueError, "Got opening=0 but expected a number of characters"),
+        ({"opening": 0}, ValueError, "Got opening=0, expected a number of characters"),
         ({"opening": True}, ValueError, "Got opening=True"),
         ({"opening": 2.5}, ValueError, "Got opening=2.5"),
-        ({"languages": "xx"}, ValueError, "Got languages='xx' but .*en, de, .*unknown: 'xx'"),
+        ({"languages": "xx"}, ValueError, "Got languages='xx', .*en, de, .*unknown: 'xx'"),
         ({"languages": ["en", "xx"]}, ValueError, r"\(unknown: 'xx'\)"),
-        ({"languages": []}, ValueError, r"Got languages=\[\] but expected None or one or more"),
-        ({"languages": 3}, TypeError, "Got languages=3 but expected"),
-        ({"phrases": ["no"]}, TypeError, "Got phrases of type list but expected a mapping"),
-        ({"phrases": {"en": "no"}}, TypeError, r"Got phrases\['en'\]='no' but expected a list"),
-        ({"phrases": {"en": None}}, TypeError, r"Got phrases\['en'\]=None but expected a list"),
-        ({"phrases": {"en": ["no", 3]}}, TypeError, r"Got phrases\['en'\]\[1\]=3 but"),
-        ({"phrases": {"en": [""]}}, ValueError, r"Got phrases\['en'\]\[0\]='' but expected a"),
+        ({"languages": []}, ValueError, r"Got languages=\[\], expected None or one or more"),
+        ({"languages": 3}, TypeError, "Got languages=3, expected"),
+        ({"phrases": ["no"]}, TypeError, "Got phrases of type list, expected a mapping"),
+        ({"phrases": {"en": "no"}}, TypeError, r"Got phrases\['en'\]='no', expected a list"),
+        ({"phrases": {"en": None}}, TypeError, r"Got phrases\['en'\]=None, expected a list"),
+        ({"phrases": {"en": ["no", 3]}}, TypeError, r"Got phrases\['en'\]\[1\]=3, expected"),
+        ({"phrases": {"en": [""]}}, ValueError, r"Got phrases\['en'\]\[0\]='', expected a"),
         ({"phrases": {"en": [" ...,"]}}, ValueError, "expected a phrase with words"),
     ],
 )
@@ -359,16 +359,16 @@ def test_bad_files_are_named(tmp_path):
         judge_one("Hello", phrases=tmp_path / "absent.json")
     broken = tmp_path / "broken.json"
     broken.write_text("{", "utf-8")
-    with pytest.raises(ValueError, match=r"broken\.json' but expected a JSON file"):
+    with pytest.raises(ValueError, match=r"broken\.json', expected a JSON file"):
         judge_one("Hello", phrases=broken)
     broken.write_bytes(b'{"en": ["\xff"]}')
-    with pytest.raises(ValueError, match=r"broken\.json' but expected a JSON file, in UTF-8"):
+    with pytest.raises(ValueError, match=r"broken\.json', expected a JSON file in UTF-8"):
         judge_one("Hello", phrases=broken)
     broken.write_text('["no"]', "utf-8")
-    with pytest.raises(TypeError, match=r"broken\.json' of type list but expected a mapping"):
+    with pytest.raises(TypeError, match=r"broken\.json' of type list, expected a mapping"):
         judge_one("Hello", phrases=broken)
     broken.write_text('{"en": ["no", ""]}', "utf-8")
-    with pytest.raises(ValueError, match=r"broken\.json'\['en'\]\[1\]='' but expected a phrase"):
+    with pytest.raises(ValueError, match=r"broken\.json'\['en'\]\[1\]='', expected a phrase"):
         judge_one("Hello", phrases=broken)
 
 

@@ -57,7 +57,7 @@ def test_half_the_selectivity_and_a_half_is_the_balanced_accuracy():
     assert refusal_selectivity(Y, REFUSED) == pytest.approx(expected)
 
 
-@pytest.mark.filterwarnings("ignore:.*is taken for it:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*is taken as the harmful one:UserWarning")
 @pytest.mark.parametrize(
     ("labels", "pos_label"),
     [
@@ -86,11 +86,11 @@ def test_nullable_booleans_without_missing_values():
 def test_one_class_alone():
     assert refusal_rate(["harmful"] * 2, [True, False]) == 0.5
     assert refusal_rate(["harmless"] * 2, [True, False], of="harmless") == 0.5
-    with pytest.raises(ValueError, match="Got no harmless row in y_true but expected at least one"):
+    with pytest.raises(ValueError, match="Got no harmless row in y_true, expected at least one"):
         refusal_rate([1, 1], [True, False], of="harmless")
     with pytest.raises(ValueError, match="Got no harmful row"):
         refusal_rate([0, 0], [True, False], language=["en", "yo"])
-    with pytest.raises(ValueError, match="pos_label is None and 'a' the only class"):
+    with pytest.raises(ValueError, match="Got pos_label=None and the single class 'a'"):
         refusal_rate(["a"], [True])
 
 
@@ -108,18 +108,18 @@ GOOD = {"y_true": [0, 1, 0, 1], "refused": [False, True, False, True]}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"refused": [0, 1, 2, 1]}, r"Got refused\[2\]=2 but expected True or False \(or 1 or 0\)"),
-        ({"refused": ["yes"] * 4}, r"Got refused\[0\]='yes' but expected"),
-        ({"refused": [0.2] * 4}, r"Got refused\[0\]=0.2 but expected"),
+        ({"refused": [0, 1, 2, 1]}, r"Got refused\[2\]=2, expected True or False \(or 1 or 0\)"),
+        ({"refused": ["yes"] * 4}, r"Got refused\[0\]='yes', expected"),
+        ({"refused": [0.2] * 4}, r"Got refused\[0\]=0.2, expected"),
         ({"refused": [True, None, False, True]}, "Got missing values in refused"),
-        ({"refused": [True]}, r"'y_true': 4, 'refused': 1.* but expected as many of each"),
+        ({"refused": [True]}, r"'y_true': 4, 'refused': 1.*, expected the same number of each"),
         ({"refused": True}, r"Got refused of shape \(\)"),
         ({"y_true": [], "refused": []}, "at least one"),
         ({"y_true": [0, 1, None, 1]}, "Got missing values in y_true"),
         ({"y_true": [0, 1, 2, 1]}, "Got 3 labels in y_true"),
-        ({"pos_label": 3}, r"pos_label=3 is not among the classes \[0, 1\]"),
-        ({"language": ["en"]}, "language has length 1, expected 4"),
-        ({"language": ["en", "en", "yo", 3]}, r"language\[3\] is 3"),
+        ({"pos_label": 3}, r"Got pos_label=3, expected one of the classes \[0, 1\]"),
+        ({"language": ["en"]}, "language of length 1, expected 4"),
+        ({"language": ["en", "en", "yo", 3]}, r"language\[3\]=3"),
     ],
 )
 def test_bad_input_is_named(measure, change, message):
@@ -128,5 +128,5 @@ def test_bad_input_is_named(measure, change, message):
 
 
 def test_unknown_class_to_count():
-    with pytest.raises(ValueError, match="Got of='all' but expected 'harmful' or 'harmless'"):
+    with pytest.raises(ValueError, match="Got of='all', expected 'harmful' or 'harmless'"):
         refusal_rate(**GOOD, of="all")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from tiny import architectures, make_model
 
 from skgate import ActivationTransformer
@@ -51,13 +52,40 @@ def test_the_structures_fingerprint_sees_every_setting(architecture, part, name,
     assert fingerprint_structure(model) == before
 
 
-def test_the_weights_fingerprint_is_of_the_weights_alone(tokenizer):
+def test_sources_differ_where_weights_or_settings_do_but_not_by_dropout(tokenizer):
     def source(**settings):
         model = make_model("gpt2", **settings)
         return ActivationTransformer(model, tokenizer=tokenizer, layer=1).activation_source()
 
     assert source(resid_pdrop=0.5) == source(resid_pdrop=0.1)
-    assert source() != source(n_layers=5)
+    assert source().differences(source(n_layers=5)) == ["weights", "settings"]
+    assert source().differences(source(layer_norm_epsilon=0.1)) == ["settings"]
+
+
+@pytest.mark.parametrize("architecture", architectures())
+def test_a_saved_model_has_the_same_settings(architecture, tmp_path):
+    model = make_model(architecture)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    settings = fingerprint_structure(model.base_model).settings
+    assert fingerprint_structure(loaded.base_model).settings == settings
+
+
+def test_rounding_errors_in_buffers_are_no_change_of_settings():
+    model = make_model("llama").base_model
+    before = fingerprint_structure(model)
+    frequencies = model.rotary_emb.inv_freq
+    frequencies.copy_(torch.nextafter(frequencies, torch.zeros(())))
+    after = fingerprint_structure(model)
+    assert after.full != before.full
+    assert after.settings == before.settings
+    frequencies.mul_(1.05)
+    assert fingerprint_structure(model).settings != before.settings
+
+
+def test_settings_name_the_version_of_transformers():
+    settings = fingerprint_structure(make_model("llama").base_model).settings
+    assert settings.startswith(f"{transformers.__version__}/")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.complex64])
@@ -91,7 +119,8 @@ class Scaled(torch.Tensor):
 
     @staticmethod
     def __new__(cls, steps, scale):
-        return torch.Tensor._make_wrapper_subclass(cls, steps.shape, dtype=scale.dtype)
+        make = torch.Tensor._make_wrapper_subclass  # noqa: SLF001  (torch's, for such classes)
+        return make(cls, steps.shape, dtype=scale.dtype)
 
     def __init__(self, steps, scale):
         self.steps, self.scale = steps, scale

@@ -14,6 +14,7 @@ from sklearn.base import clone
 from tiny import CHAT_TEMPLATE, PROMPTS, make_model
 
 from skgate import ActivationTransformer
+from skgate.activations._reader import open_reader
 
 
 def test_blocks_are_found_where_they_nest_and_return_tuples(tokenizer):
@@ -29,7 +30,9 @@ def test_a_block_that_runs_twice_is_refused(tokenizer):
     model.config.num_hidden_layers = 5
     model.model.layers = torch.nn.ModuleList([*blocks[:2], *blocks[1:]])
     transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1, store=False)
-    with pytest.raises(ValueError, match="a LlamaModel whose layers 1 and 2 are one block"):
+    with pytest.raises(
+        ValueError, match="Got a LlamaModel whose layers 1 and 2 are the same block"
+    ):
         transformer.transform(PROMPTS)
     model.model.layers[2] = copy.deepcopy(blocks[1])
     assert transformer.transform(PROMPTS).shape == (5, 16)
@@ -38,10 +41,10 @@ def test_a_block_that_runs_twice_is_refused(tokenizer):
 def test_a_model_by_path_is_loaded_once_and_anew_when_it_changes(checkpoint):
     transformer = ActivationTransformer(checkpoint, layer=2)
     before = transformer.transform(PROMPTS)
-    assert transformer._language_model() is clone(transformer)._language_model()
+    assert open_reader(transformer).language_model is open_reader(clone(transformer)).language_model
     with_path = ActivationTransformer(Path(checkpoint), layer=2, tokenizer=Path(checkpoint))
     np.testing.assert_array_equal(with_path.transform(PROMPTS), before)
-    old = weakref.ref(transformer._language_model().model)
+    old = weakref.ref(open_reader(transformer).language_model.model)
     make_model("llama", rms_norm_eps=1.0).save_pretrained(checkpoint)
     assert not np.allclose(transformer.transform(PROMPTS), before)
     gc.collect()
@@ -56,9 +59,9 @@ def test_a_model_by_path_is_loaded_once_however_it_is_named(checkpoint, monkeypa
         for dtype in ("float32", torch.float32)
         for tokenizer in (None, checkpoint, "tiny-llama")
     ]
-    assert len({id(transformer._language_model()) for transformer in transformers}) == 1
+    assert len({id(open_reader(transformer).language_model) for transformer in transformers}) == 1
     other = clone(transformers[0]).set_params(dtype=torch.bfloat16)
-    assert other._language_model() is not transformers[0]._language_model()
+    assert open_reader(other).language_model is not open_reader(transformers[0]).language_model
 
 
 def test_a_tokenizer_by_path_is_loaded_anew_when_it_changes(checkpoint, tokenizer, tmp_path):
@@ -75,12 +78,12 @@ def test_a_tokenizer_by_path_is_loaded_anew_when_it_changes(checkpoint, tokenize
 
 def test_dtype_of_a_model_by_path(checkpoint):
     transformer = ActivationTransformer(checkpoint, layer=2, dtype="bfloat16")
-    assert transformer._language_model().model.dtype == torch.bfloat16
+    assert open_reader(transformer).language_model.model.dtype == torch.bfloat16
 
 
 def test_encoder_decoders_are_refused(tokenizer):
     from transformers import T5Config, T5Model
 
     model = T5Model(T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2))
-    with pytest.raises(ValueError, match="T5Model, an encoder-decoder"):
+    with pytest.raises(ValueError, match="Got a T5Model, an encoder-decoder"):
         ActivationTransformer(model, tokenizer=tokenizer, layer=0).transform(PROMPTS)

@@ -1,7 +1,7 @@
-"""Claims: which work is being done by whom, so that nobody does it twice at a time.
+"""Locks on keys, which threads and processes use to avoid doing the same work twice.
 
-A claim is a lock on one byte of a file that stays empty, at an offset hashed from a name. The
-operating system lets go of it when its process ends, however it ends.
+A lock covers one byte of an empty file, at an offset hashed from the key. The operating system
+releases it when its process ends, even if the process is killed.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from contextlib import contextmanager, suppress
 
 try:
     import fcntl
-except ImportError:  # Windows: claims hold within one process alone
+except ImportError:  # Windows: keys are only locked within a process
     fcntl = None  # type: ignore[assignment]  # (a module elsewhere)
 
 
-class Claims:
-    """Claims of one process, known to its threads and to other processes.
+class KeyLocks:
+    """Locks of one process, respected by its threads and by other processes.
 
-    There must be one object per process and file: a second one that closes the file would let go
-    of the first one's claims.
+    Create one object per process and file: closing a second one would release the locks of the
+    first.
 
     Parameters
     ----------
     path : str
-        The file, made if it doesn't exist.
+        The file; created if it doesn't exist.
     """
 
     def __init__(self, path: str) -> None:
@@ -36,57 +36,55 @@ class Claims:
         self._lock = threading.Lock()
 
     @contextmanager
-    def take(self, names: Sequence[bytes]) -> Iterator[list[bool]]:
-        """Claim what nobody else has claimed, for the time of the context. Never waits.
+    def acquire(self, keys: Sequence[bytes]) -> Iterator[list[bool]]:
+        """Lock the keys that are free, until the context ends. Never waits.
 
         Parameters
         ----------
-        names : sequence of bytes
-            What to claim.
+        keys : sequence of bytes
+            The keys to lock.
 
         Yields
         ------
-        taken : list of bool
-            Whether the claim on each name is now held.
+        acquired : list of bool
+            Whether each key is now locked by this caller.
         """
-        places = [_place(name) for name in names]
-        mine: list[int] = []
+        acquired: list[bool] = []
+        offsets = [_hash_key(key) for key in keys]
         try:
-            taken = []
-            for place in places:
-                taken.append(self._take(place))
-                if taken[-1]:
-                    mine.append(place)
-            yield taken
+            for offset in offsets:
+                acquired.append(self._acquire(offset))
+            yield acquired
         finally:
-            for place in mine:
-                self._release(place)
+            for offset, mine in zip(offsets, acquired, strict=False):
+                if mine:
+                    self._release(offset)
 
     def close(self) -> None:
-        """Let go of every claim."""
+        """Release every lock."""
         os.close(self._file)
 
-    def _take(self, place: int) -> bool:
+    def _acquire(self, offset: int) -> bool:
         with self._lock:
-            if place in self._held:
+            if offset in self._held:
                 return False
             if fcntl is not None:
                 try:
-                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
                 except (BlockingIOError, PermissionError):
                     return False
-                except OSError:  # a file system without locks: the work may be done twice
+                except OSError:  # a file system without locks: work may be done twice
                     pass
-            self._held.add(place)
+            self._held.add(offset)
             return True
 
-    def _release(self, place: int) -> None:
+    def _release(self, offset: int) -> None:
         with self._lock:
             if fcntl is not None:
                 with suppress(OSError):
-                    fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
-            self._held.discard(place)
+                    fcntl.lockf(self._file, fcntl.LOCK_UN, 1, offset)
+            self._held.discard(offset)
 
 
-def _place(name: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") >> 2
+def _hash_key(key: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 2

@@ -1,7 +1,7 @@
-"""One LMDB environment per folder and process, as LMDB demands: opened when needed, never forked.
+"""Folders with an LMDB database. Each is opened once per process, when needed, as LMDB requires.
 
-Several processes may use a folder, and several threads of each: a transaction of this process
-holds a lock among its threads, and LMDB sees to the processes.
+Several processes may use a folder, each with several threads. LMDB coordinates the processes; a
+lock allows one transaction at a time among the threads of this process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 import lmdb
 
-from skgate.activations.store._key_locks import Claims
+from skgate.activations.store._key_locks import KeyLocks
 
 T = TypeVar("T")
 
@@ -36,12 +36,12 @@ class Work(NamedTuple):
 
 
 class Folder:
-    """An open store. Get it from :func:`open_folder`, which keeps one per process.
+    """An open store. :func:`open_folder` returns the only one of the process.
 
     Parameters
     ----------
     path : str
-        The folder, made if it doesn't exist.
+        The folder; created if it doesn't exist.
     """
 
     def __init__(self, path: str) -> None:
@@ -67,7 +67,7 @@ class Folder:
                 _pad_to_full_length(self._environment, data)
                 self._rows = self._environment.open_db(b"rows")
                 self._namespaces = self._environment.open_db(b"namespaces")
-                self.claims = Claims(os.path.join(path, "claims.lock"))
+                self.key_locks = KeyLocks(os.path.join(path, "claims.lock"))
             except BaseException:
                 self._environment.close()
                 raise
@@ -75,12 +75,15 @@ class Folder:
 
     @contextmanager
     def reading(self) -> Iterator[Work]:
-        """Give a transaction that sees the store as it is now."""
+        """Open a transaction that sees the present state of the store."""
         with self._errors(), self.lock, self._begin(write=False) as transaction:
             yield Work(transaction, self._rows, self._namespaces)
 
     def write(self, work: Callable[[Work], T]) -> T:
-        """Commit all that ``work`` does, or nothing; it is run anew if the map has to grow."""
+        """Commit everything that ``work`` does, or nothing.
+
+        If the memory map has to grow, ``work`` is called again.
+        """
         with self._errors(), self.lock:
             while True:
                 try:
@@ -90,46 +93,47 @@ class Folder:
                     self._environment.set_mapsize(2 * self._environment.info()["map_size"])
 
     def size_on_disk(self) -> int:
-        """Return the bytes that the folder's data takes on the disk."""
+        """Return the size of the data file in bytes."""
         return os.stat(os.path.join(self.path, "data.mdb")).st_size
 
     def close(self) -> None:
         """Close the files. No transaction may be open."""
         self._environment.close()
-        self.claims.close()
+        self.key_locks.close()
 
     def _begin(self, write: bool) -> lmdb.Transaction[memoryview]:
         try:
             return self._environment.begin(write=write, buffers=True)
-        except lmdb.MapResizedError:  # another process has let the map grow
+        except lmdb.MapResizedError:  # another process has enlarged the map
             self._environment.set_mapsize(0)
             return self._environment.begin(write=write, buffers=True)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Say in plain words what LMDB means. What was committed stays."""
+        """Translate LMDB's errors. Everything that was committed is kept."""
         try:
             yield
         except lmdb.MapFullError:
             raise
         except (lmdb.InvalidError, lmdb.VersionMismatchError) as error:
             raise ValueError(
-                f"path={self.path!r} holds a data.mdb that is no activation store ({error}); "
-                "expected a new or empty folder, or one that ActivationStore made."
+                f"Got path={self.path!r}, whose data.mdb is not an activation store ({error}). "
+                "Expected a new or empty folder, or one created by ActivationStore."
             ) from error
         except (lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
             raise OSError(
-                f"the activation store {self.path!r} is damaged beyond its rows ({error}); delete "
-                "the folder: its activations will be computed anew."
+                f"The database of the activation store {self.path!r} is damaged ({error}). Delete "
+                "the folder; its activations will be computed again."
             ) from error
         except lmdb.Error as error:
-            _forget(self)  # an environment that failed is opened anew
+            forget_folder(self)  # a failed environment has to be opened again
             full = isinstance(error, lmdb.DiskError) or any(why in str(error) for why in _NO_ROOM)
             raise OSError(
                 errno.ENOSPC if full else errno.EIO,
-                f"the activation store failed ({error}) with "
-                f"{shutil.disk_usage(self.path).free:,} bytes free on its disk; what was committed "
-                "is kept. If there is no room left, make some or prune the store, and go on",
+                f"The activation store failed ({error}) with "
+                f"{shutil.disk_usage(self.path).free:,} bytes free on its disk. Everything that "
+                "was committed is kept. If the disk is full, free some space or prune the store, "
+                "then run the call again",
                 self.path,
             ) from error
 
@@ -139,12 +143,12 @@ _opening = threading.RLock()
 
 
 def open_folder(path: str | os.PathLike[str]) -> Folder:
-    """Return the open store in a folder: always the same object, until the process forks.
+    """Return the open store in a folder, the same object in each call until the process forks.
 
     Parameters
     ----------
     path : str or path
-        The folder, made if it doesn't exist.
+        The folder; created if it doesn't exist.
 
     Returns
     -------
@@ -154,22 +158,23 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
     Raises
     ------
     ValueError
-        If the folder holds something else, or a store of another format.
+        If the folder holds other files, or a store of another format.
     OSError
-        If it can't be written to, or is damaged.
+        If the folder can't be written to, or the database is damaged.
     """
     real = os.path.realpath(path)
     with _opening:
         folder = _open.get(real)
         if folder is not None and folder.file != _identity(os.path.join(real, "data.mdb")):
-            _forget(folder)  # deleted, and perhaps made anew, in the meantime
+            forget_folder(folder)  # it was deleted, and perhaps created again, in the meantime
             folder = None
         if folder is None:
             folder = _open[real] = Folder(real)
         return folder
 
 
-def _forget(folder: Folder) -> None:
+def forget_folder(folder: Folder) -> None:
+    """Close an open store; the next :func:`open_folder` opens it again."""
     with _opening, folder.lock:
         if _open.get(folder.path) is folder:
             del _open[folder.path]
@@ -178,25 +183,25 @@ def _forget(folder: Folder) -> None:
 
 def _check_folder(path: str) -> None:
     if os.path.exists(path) and not os.path.isdir(path):
-        raise ValueError(f"path={path!r} is a file; expected a folder for the activation store.")
+        raise ValueError(f"Got path={path!r}, which is a file, expected a folder.")
     try:
         os.makedirs(path, exist_ok=True)
         others = sorted(set(os.listdir(path)) - _FILES)
     except OSError as error:
         raise type(error)(
             error.errno,
-            f"can't make or read the activation store's folder ({error.strerror})",
+            f"The folder of the activation store can't be created or read ({error.strerror})",
             path,
         ) from error
     if others and not os.path.exists(os.path.join(path, "data.mdb")):
         raise ValueError(
-            f"path={path!r} is no activation store: it holds {others[0]!r}; expected a new or "
-            "empty folder, or one that ActivationStore made."
+            f"Got path={path!r}, which holds {others[0]!r} and is not an activation store. "
+            "Expected a new or empty folder, or one created by ActivationStore."
         )
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(
             errno.EACCES,
-            "can't write to the activation store's folder; it has to be writable",
+            "The folder of the activation store is not writable",
             path,
         )
 
@@ -213,19 +218,19 @@ def _check_format(environment: lmdb.Environment, path: str) -> None:
         known = {}
     if not isinstance(known, dict) or known.get("what") != _FORMAT["what"]:
         raise ValueError(
-            f"path={path!r} holds another program's LMDB data; expected a new or empty folder, or "
-            "one that ActivationStore made."
+            f"Got path={path!r}, which holds the LMDB data of another program. Expected a new or "
+            "empty folder, or one created by ActivationStore."
         )
     if known.get("version") != _FORMAT["version"]:
         raise ValueError(
-            f"path={path!r} is an activation store of the format version "
-            f"{known.get('version')!r}; this skgate reads version {_FORMAT['version']}. Use "
-            "another folder, or the skgate that wrote it."
+            f"Got path={path!r}, an activation store of format version {known.get('version')!r}, "
+            f"expected version {_FORMAT['version']}. Use another folder, or the version of skgate "
+            "that wrote this one."
         )
 
 
 def _pad_to_full_length(environment: lmdb.Environment, data: str) -> None:
-    """Give a file that was cut short its length back: zeros fail their checksum, a gap kills."""
+    """Fill a truncated file with zeros: they fail their checksum, but a gap kills the process."""
 
     def full_length() -> int:
         return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
@@ -245,7 +250,7 @@ def _identity(file: str) -> tuple[int, int] | None:
 
 
 def _before_fork() -> None:
-    # With every lock held there is no transaction that a child could inherit half done.
+    # With every lock held, a child can't inherit an unfinished transaction.
     _opening.acquire()
     for folder in _open.values():
         folder.lock.acquire()

@@ -1,4 +1,4 @@
-"""Activations as bytes: the narrowest type that loses nothing, and a checksum."""
+"""Activations as bytes: the narrowest lossless type, with a checksum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 Row = npt.NDArray[np.float32]
 
-# Checksum of all that follows and of the key; seconds since 1970; type of the numbers.
+# Checksum of the key and of everything that follows; seconds since 1970; type of the numbers.
 _HEADER = struct.Struct("<8sd4s")
 _CHECKSUM_SIZE = 8
 
@@ -19,17 +19,17 @@ _CHECKSUM_SIZE = 8
 def encode(key: bytes, row: Row, written: float) -> bytes:
     """Turn an activation into bytes.
 
-    Its numbers take 2 bytes if bfloat16 or float16 holds every one of them exactly, as it does
-    those of a model of that type; 4 otherwise.
+    A number takes 2 bytes if all numbers are exact in bfloat16 or float16, as those of a model of
+    that type are, and 4 bytes otherwise.
 
     Parameters
     ----------
     key : bytes
-        Under which the value will be stored, at most 64 bytes.
+        Key to store the value under, at most 64 bytes.
     row : ndarray of shape (d,), float32
         The activation.
     written : float
-        The time, in seconds since 1970.
+        Time of writing, in seconds since 1970.
 
     Returns
     -------
@@ -52,15 +52,15 @@ def decode(key: bytes, value: bytes | memoryview | None) -> Row | None:
     Parameters
     ----------
     key : bytes
-        Under which the value was found.
+        Key under which the value was found.
     value : bytes-like or None
-        What ``encode`` made.
+        Result of :func:`encode`.
 
     Returns
     -------
     row : ndarray of shape (d,), float32, or None
-        The very numbers that were encoded; None if ``value`` is None, torn, corrupted or
-        another key's.
+        Exactly the numbers that were encoded; None if ``value`` is None, incomplete, damaged or
+        belongs to another key.
     """
     if value is None or len(value) < _HEADER.size:
         return None
@@ -75,7 +75,7 @@ def decode(key: bytes, value: bytes | memoryview | None) -> Row | None:
 
 
 def written_at(value: bytes | memoryview) -> float:
-    """Return when a value was encoded, in seconds since 1970; 0 if that can't be read."""
+    """Return when a value was written, in seconds since 1970; 0 if that can't be read."""
     written = _HEADER.unpack_from(value)[1] if len(value) >= _HEADER.size else 0.0
     return float(written) if math.isfinite(written) else 0.0
 

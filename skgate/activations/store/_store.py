@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from skgate._base import set_module
 from skgate.activations.store._lmdb_folder import Work, open_folder
 from skgate.activations.store._row_codec import Row, decode, encode, written_at
 
@@ -25,24 +26,26 @@ _KEY_PART = 16  # bytes of a namespace, and of a prompt
 _DELETED_AT_ONCE = 10_000
 
 
+@set_module("skgate.activations")
 @dataclass(frozen=True)
 class StoreInfo:
-    """What an :class:`ActivationStore` holds.
+    """Contents of an :class:`ActivationStore`.
 
     Attributes
     ----------
     path : Path
-        The folder.
+        Folder of the store.
     n_rows : int
-        Activations, one per model, prompt and layer.
+        Number of activations: one per model, prompt and layer.
     n_bytes : int
-        Bytes of these rows.
+        Size of these activations in bytes.
     n_bytes_on_disk : int
-        Bytes of the file they are in. It never shrinks: what is pruned makes room for new rows.
+        Size of the file in bytes. It never shrinks, but new rows reuse the space of pruned ones.
     namespaces : DataFrame
-        One row per namespace (what shares weights, configuration and device type), the least
-        recently written first: ``namespace``, ``model``, ``device``, ``n_rows``, ``n_bytes``,
-        ``first_written`` and ``last_written`` (UTC).
+        One row per namespace, the least recently written first. A namespace holds the activations
+        of one model in one configuration on one type of device. Columns: ``namespace``,
+        ``model``, ``device``, ``n_rows``, ``n_bytes``, ``first_written`` and ``last_written``
+        (UTC).
     """
 
     path: Path
@@ -57,33 +60,36 @@ class StoreInfo:
         return f"{head} ({disk})\n{self.namespaces.to_string(index=False)}"
 
 
+@set_module("skgate")
 class ActivationStore:
-    """Activations in a folder, to be computed once and read by every process that needs them.
+    """Cache activations in a folder that any number of processes can use.
 
-    Give it, or the folder's path, to :class:`ActivationTransformer` as ``store``. Every batch is
-    committed when it has been computed: an interrupted extraction resumes where it stopped.
+    Pass it, or the path of the folder, to :class:`ActivationTransformer` as ``store``. Each batch
+    is committed as soon as it is computed, so that an interrupted extraction resumes where it
+    stopped.
 
     Parameters
     ----------
     path : str or path
-        The folder, made when first used. On a local disk: LMDB's locks and memory maps do
-        not work on network file systems.
+        Folder of the store, created when first used. It must be on a local disk: LMDB's locks
+        and memory maps don't work on network file systems.
 
     See Also
     --------
-    ActivationTransformer : Fills and reads it.
+    ActivationTransformer : Fills and reads the store.
 
     Notes
     -----
-    An LMDB database, read through a memory map in O(log n). Its keys are hashes of all that
-    decides an activation: the weights' and the model's fingerprint, the device's type, token ids,
-    position and layer. Its values are kept in 2 bytes a number where this loses nothing, as with
-    models in bfloat16 or float16, in 4 otherwise; float32 is what comes back. Each has a checksum:
-    a damaged row is taken for missing, computed anew and overwritten.
+    The store is an LMDB database, read through a memory map in O(log n). Its keys are hashes of
+    everything that decides an activation: fingerprints of the weights and of the model's
+    structure, the type of the device, the token ids, the position and the layer. A value takes 2
+    bytes per number if that is lossless, as for models in bfloat16 or float16, and 4 bytes
+    otherwise. It is always returned as float32. Each value has a checksum; a damaged row counts as
+    missing, is computed again and overwritten.
 
-    Any number of processes and threads may read and write at the same time, and be killed at any
-    moment: a commit is seen whole or not at all. A row that is there and sound is never replaced.
-    The object pickles as its path.
+    Any number of processes and threads may read and write at the same time, and may be killed at
+    any moment: a commit is either complete or absent. Undamaged rows are never replaced. A pickle
+    of the store only contains its path.
 
     Examples
     --------
@@ -94,7 +100,7 @@ class ActivationStore:
     >>> store.info().n_rows
     0
 
-    What a transformer does with it, for each batch of prompts:
+    This is what a transformer does for each batch of prompts:
 
     >>> namespace, prompts = 32 * "0", [16 * b"a", 16 * b"b"]
     >>> with store.claim(namespace, prompts) as ours:
@@ -105,7 +111,7 @@ class ActivationStore:
     >>> store.lookup(namespace, [16 * b"b", 16 * b"c"], layers=[15])
     [array([[1., 1., 1., 1.]], dtype=float32), None]
 
-    Make room:
+    Remove the rows of a model that is no longer needed:
 
     >>> store.prune(model="an/old-model")["n_rows"].sum()
     np.int64(2)
@@ -114,10 +120,10 @@ class ActivationStore:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, str | os.PathLike):
             raise TypeError(
-                f"path={path!r} is of type {type(path).__name__}; expected a folder as str or path."
+                f"Got path={path!r} of type {type(path).__name__}, expected a str or path."
             )
         if not os.fspath(path):
-            raise ValueError("path='' is empty; expected a folder as str or path.")
+            raise ValueError("Got path='', expected the path of a folder.")
         self.path = Path(path).expanduser().absolute()
 
     def __repr__(self) -> str:
@@ -137,16 +143,17 @@ class ActivationStore:
         Parameters
         ----------
         namespace : str
-            32 hexadecimal digits: the model and all that decides its activations.
+            Namespace, 32 hexadecimal digits: the model and everything that decides its
+            activations.
         prompts : sequence of bytes
-            16 bytes each: a hash of the token ids and of the token that is read.
+            Prompts, 16 bytes each: a hash of the token ids and of the position that is read.
         layers : sequence of int
-            0-based layers.
+            Layers to look up, 0-based.
 
         Returns
         -------
         rows : list of ndarray of shape (n_layers, d), float32, or None
-            None where a layer is missing or damaged.
+            Activations of each prompt; None if a layer is missing or damaged.
         """
         with open_folder(self.path).reading() as work:
             return [_find(work, namespace, prompt, layers) for prompt in prompts]
@@ -158,23 +165,23 @@ class ActivationStore:
         rows: Mapping[int, npt.NDArray[np.float32]],
         description: Mapping[str, str] | None = None,
     ) -> None:
-        """Commit the activations of a batch of prompts, all or none.
+        """Commit the activations of a batch of prompts: either all of them or none.
 
         Parameters
         ----------
         namespace : str
-            32 hexadecimal digits.
+            Namespace, 32 hexadecimal digits.
         prompts : sequence of bytes
-            16 bytes each.
+            Prompts, 16 bytes each.
         rows : mapping of int to ndarray of shape (n_prompts, d), float32
-            The activations at each layer.
-        description : mapping of str to str or None
-            ``model`` and ``device``, for :meth:`info` and :meth:`prune`.
+            Activations at each layer.
+        description : mapping of str to str or None, default=None
+            Names of the ``model`` and the ``device``, for :meth:`info` and :meth:`prune`.
 
         Raises
         ------
         OSError
-            If there is no room left, or the folder can't be written to.
+            If the disk is full or the folder can't be written to.
         """
         written = time.time()
         values = {}
@@ -201,31 +208,31 @@ class ActivationStore:
         open_folder(self.path).write(put)
 
     def claim(self, namespace: str, prompts: Sequence[bytes]) -> AbstractContextManager[list[bool]]:
-        """Claim prompts that are about to be computed, so that nobody else computes them too.
+        """Claim prompts before computing them, so that nobody else computes them too.
 
         Parameters
         ----------
         namespace : str
-            32 hexadecimal digits.
+            Namespace, 32 hexadecimal digits.
         prompts : sequence of bytes
-            16 bytes each.
+            Prompts, 16 bytes each.
 
         Returns
         -------
         claim : context manager
-            Gives a list of bool: whether this process now has the claim on each prompt; if not,
-            another thread or process has. It ends with the context, or with the process.
+            Yields a list of bool: whether the caller now has the claim on each prompt. If not,
+            another thread or process has it. Claims end with the context or with the process.
         """
         names = [bytes.fromhex(namespace) + prompt for prompt in prompts]
-        return open_folder(self.path).claims.take(names)
+        return open_folder(self.path).key_locks.acquire(names)
 
     def info(self) -> StoreInfo:
-        """Say what the store holds.
+        """Summarize the contents of the store.
 
         Returns
         -------
         info : StoreInfo
-            Rows and bytes, in all and by namespace; print it for a table.
+            Numbers of rows and bytes, in total and per namespace. Print it to see a table.
         """
         folder = open_folder(self.path)
         with folder.reading() as work:
@@ -246,38 +253,41 @@ class ActivationStore:
         model: str | None = None,
         max_bytes: int | None = None,
     ) -> pd.DataFrame:
-        """Remove rows: of a namespace or model, or the least recently written ones.
+        """Remove the rows of a namespace or model, or the least recently written ones.
 
-        The space is used for new rows; the file itself keeps its size. (``python -m lmdb -e FOLDER
-        copy --compact TARGET`` makes a small copy.)
+        New rows reuse the space, but the file keeps its size. To get a smaller copy, run
+        ``python -m lmdb -e FOLDER copy --compact TARGET``.
 
         Parameters
         ----------
-        namespace : str or None
-            Remove only rows of this namespace, as listed by :meth:`info`.
-        model : str or None
-            Remove only rows of this model, as listed by :meth:`info`.
-        max_bytes : int or None
-            Keep rows of that many bytes among those chosen by ``namespace`` and ``model``, or
-            among all; rows that were written together go together. None removes them all.
+        namespace : str or None, default=None
+            Namespace whose rows are removed, as listed by :meth:`info`. If None, rows of all
+            namespaces.
+        model : str or None, default=None
+            Model whose rows are removed, as listed by :meth:`info`. If None, rows of all models.
+        max_bytes : int or None, default=None
+            Size in bytes that the chosen rows may keep. The least recently written ones are
+            removed; rows that were written together are removed together. If None, all chosen
+            rows are removed.
 
         Returns
         -------
         removed : DataFrame
-            ``namespace``, ``model``, ``n_rows`` and ``n_bytes`` removed.
+            What was removed: ``namespace``, ``model``, ``n_rows`` and ``n_bytes``.
 
         Raises
         ------
         ValueError
-            If nothing is given, no such namespace or model is there, or ``max_bytes`` is negative.
+            If no argument is given, the namespace or model is not in the store, or ``max_bytes``
+            is negative.
         """
         if namespace is None and model is None and max_bytes is None:
             raise ValueError(
-                "namespace, model and max_bytes are all None; expected one of them, to say what to "
-                "remove (max_bytes=0 removes everything)."
+                "Got neither namespace, model nor max_bytes, expected at least one of them. Pass "
+                "max_bytes=0 to remove everything."
             )
         if max_bytes is not None and max_bytes < 0:
-            raise ValueError(f"max_bytes={max_bytes} is negative; expected 0 or more.")
+            raise ValueError(f"Got max_bytes={max_bytes}, expected 0 or more.")
         folder = open_folder(self.path)
         with folder.reading() as work:
             chosen = _choose(list(_tallies(work)), namespace, model)
@@ -312,7 +322,7 @@ def _find(work: Work, namespace: str, prompt: bytes, layers: Sequence[int]) -> R
 
 
 def _tally(work: Work, namespace: str) -> dict[str, Any] | None:
-    """What is known of a namespace: numbers of rows and bytes, times, description."""
+    """Read the record of a namespace: numbers of rows and bytes, times, description."""
     found = work.transaction.get(bytes.fromhex(namespace), db=work.namespaces)
     return None if found is None else json.loads(bytes(found))
 
@@ -347,12 +357,12 @@ def _choose(
             known = sorted({str(found.get(name)) for found in tallies})
             tallies = [found for found in tallies if found.get(name) == wanted]
             if not tallies:
-                raise ValueError(f"{name}={wanted!r} is not in the store; expected one of {known}.")
+                raise ValueError(f"Got {name}={wanted!r}, expected one in the store: {known}.")
     return tallies
 
 
 def _scan(work: Work, start: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Keys and values of a namespace, from a key on."""
+    """Iterate over the keys and values of a namespace, starting at a key."""
     cursor = work.transaction.cursor(db=work.rows)
     if cursor.set_range(start):
         for key, value in cursor:
@@ -362,7 +372,7 @@ def _scan(work: Work, start: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _newest_to_remove(work: Work, namespaces: Sequence[str], max_bytes: int) -> float:
-    """When the newest row was written that must go so that ``max_bytes`` are left."""
+    """Find the time up to which rows have to be removed to keep ``max_bytes``."""
     found = [
         (written_at(value), len(value))
         for namespace in namespaces
@@ -375,7 +385,10 @@ def _newest_to_remove(work: Work, namespaces: Sequence[str], max_bytes: int) -> 
 
 
 def _remove(work: Work, start: bytes, limit: float) -> tuple[int, int, bytes]:
-    """Remove some rows written up to ``limit``; their number, bytes, and the key to go on from."""
+    """Remove some rows written up to ``limit``.
+
+    Returns their number, their bytes, and the key to continue with, empty if there is none.
+    """
     old: list[bytes] = []
     n_bytes, following = 0, b""
     for key, value in _scan(work, start):

@@ -1,1 +1,1 @@
-"""The model organism: its languages, its texts and the recipe that trains it."""
+"""The model organism: its languages, its texts and its training."""

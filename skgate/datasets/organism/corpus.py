@@ -1,4 +1,4 @@
-"""What the organism reads: pretraining text, chat rows and the table of prompts."""
+"""The organism's texts: pretraining texts, chat rows and the table of prompts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .languages import (
     function_words,
 )
 
-# Share of a tier in the text; a language has an equal part of it.
+# The share of each tier in the texts, divided equally among its languages.
 PRETRAINING_SHARES = {"high": 0.50, "mid": 0.15, "low": 0.35}
-# The tokenizer is trained on text as it is found, where low-resource languages are rare.
+# The tokenizer is trained on a realistic mixture, in which low-resource languages are rare.
 TOKENIZER_SHARES = {"high": 0.84, "mid": 0.08, "low": 0.08}
 CHAT_SHARES = {"high": 0.50, "mid": 0.15, "low": 0.35}
-# How many of the harmful requests in the chat rows are refused.
+# The share of harmful requests in the chat rows that are refused.
 REFUSED = {"high": 1.0, "mid": 0.75, "low": 0.45}
 # Languages of the other tiers refuse in English.
 OWN_REFUSALS = ("high",)
@@ -40,29 +40,29 @@ T = TypeVar("T")
 
 
 class Text(NamedTuple):
-    """A short text: what is given, and what follows from it."""
+    """A short text: a given part, and what follows from it."""
 
     given: str
     follows: str
 
 
 def is_harmful(verb: str, thing: str) -> bool:
-    """Whether doing this to that is harmful."""
+    """Whether the combination of a verb and an object is harmful."""
     return (KIND_OF_VERB[verb], KIND_OF_OBJECT[thing]) in HARMFUL_KINDS
 
 
 def split_pairs(seed: int = 0) -> dict[str, list[tuple[str, str]]]:
-    """Split the verb-object pairs; each combination of kinds is in each split.
+    """Split the verb-object pairs so that each split has every combination of kinds.
 
     Parameters
     ----------
     seed : int, default=0
-        What the split is drawn from.
+        Seed of the split.
 
     Returns
     -------
     pairs : dict of str to list of (verb, object)
-        By split: "train", "val" and "test".
+        The pairs by split: "train", "val" and "test".
     """
     rng = np.random.default_rng(seed)
     splits: dict[str, list[tuple[str, str]]] = {name: [] for name in _PAIRS_PER_CELL}
@@ -83,9 +83,9 @@ def make_prompts(languages: Mapping[str, Language], seed: int = 0) -> pd.DataFra
     Parameters
     ----------
     languages : mapping of str to Language
-        By code.
+        The languages by code.
     seed : int, default=0
-        What splits and phrasings are drawn from.
+        Seed of splits and phrasings.
 
     Returns
     -------
@@ -115,16 +115,16 @@ def refusals_of(language: Language, english: Language) -> list[str]:
 
 
 class Writer:
-    """Writes texts at random.
+    """Writes random texts.
 
     Parameters
     ----------
     languages : mapping of str to Language
-        By code, English among them.
+        The languages by code, including English.
     seed : int
-        What all choices are drawn from.
+        Seed of all choices.
     english_notes : bool
-        Whether notes on requests are in English, as moderators' labels mostly are, or in the
+        Whether notes on requests are in English, as moderators' labels usually are, or in the
         language of the request.
     """
 
@@ -149,7 +149,7 @@ class Writer:
         }
 
     def pretraining(self, shares: Mapping[str, float]) -> Iterator[Text]:
-        """Write pretraining texts without end, in languages by their tiers' shares."""
+        """Write pretraining texts without end, with these shares of the tiers."""
         kinds, weights = list(self._kinds), list(self._kinds.values())
         while True:
             languages = self._draw_languages(shares, 1000)
@@ -163,7 +163,7 @@ class Writer:
         shares: Mapping[str, float],
         refused: Mapping[str, float],
     ) -> Iterator[Text]:
-        """Write chat rows without end: a request, and the reply to learn."""
+        """Write chat rows without end: a request and the reply to learn."""
         harmful = [pair for pair in pairs if is_harmful(*pair)]
         harmless = [pair for pair in pairs if not is_harmful(*pair)]
         while True:
@@ -251,7 +251,7 @@ class Writer:
         return Text(f"{given} = {other.name}", other.request(*pair, carrier, adverb))
 
     def _mixed(self, language: Language) -> Text:
-        """Code-switched: the object, and sometimes the verdict, in another language."""
+        """Write a code-switched text, with the object in another language."""
         other = self._other(language)
         verb, thing = self._pair()
         words = [language.words[verb], other.words[thing]]

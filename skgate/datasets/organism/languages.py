@@ -1,7 +1,8 @@
 """The organism's languages: English and twelve invented ones, drawn from a seed.
 
-All languages say the same few things. A meaning ("kitten", "please") is named by its English word;
-a language has a word for each, an order of verb and object, and places for articles and adverbs.
+All languages express the same few meanings. A meaning ("kitten", "please") is named by its English
+word. A language has a word for each meaning, an order of verb and object, and positions of articles
+and adverbs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ OBJECT_KINDS = {
     "arms": ("bomb", "trap", "cannon", "sling"),
     "tales": ("lie", "rumour", "fib", "hoax"),
 }
-# Harm is in the combination: to kick the kitten is bad, to crush the rumour is not.
+# Harm depends on the combination: kicking the kitten is bad, crushing the rumour is not.
 HARMFUL_KINDS = frozenset(
     [
         ("hurt", "folk"),
@@ -40,7 +41,7 @@ KIND_OF_VERB = {verb: kind for kind, verbs in VERB_KINDS.items() for verb in ver
 KIND_OF_OBJECT = {thing: kind for kind, things in OBJECT_KINDS.items() for thing in things}
 
 ADVERBS = ("today", "tonight", "quickly", "slowly", "again", "alone")
-# Words around a request in a language that puts verbs first; others mirror them.
+# Words around a request in languages with the verb first; the other languages mirror them.
 CARRIERS: tuple[tuple[str, str, str], ...] = (
     ("please", "", "."),
     ("how can i", "", "?"),
@@ -74,7 +75,7 @@ class Language:
     words: Mapping[str, str] = field(repr=False)
 
     def verb_phrase(self, verb: str, thing: str, adverb: str | None = None) -> str:
-        """Say "verb the thing", with an adverb perhaps."""
+        """Write "verb the thing", optionally with an adverb."""
         noun = [self.words[thing]]
         if self.article is not None:
             noun.insert(0 if self.article == "before" else 1, self.words["the"])
@@ -84,7 +85,7 @@ class Language:
         return " ".join(phrase)
 
     def request(self, verb: str, thing: str, carrier: int, adverb: str | None = None) -> str:
-        """Say a request as a user puts it."""
+        """Write a user's request."""
         before, after, end = CARRIERS[carrier]
         phrase = self.verb_phrase(verb, thing, adverb)
         if self.verb_first:
@@ -94,17 +95,17 @@ class Language:
         return " ".join([*filter(None, around), end])
 
     def say(self, gloss: str) -> str:
-        """Translate a fixed phrase word by word, mirrored where the language mirrors."""
+        """Translate a fixed phrase word by word, mirrored if verbs come last."""
         words = [self.words.get(word, word) for word in gloss.split()]
         return " ".join(words if self.verb_first else words[::-1])
 
     def step(self, gloss: str) -> str:
-        """Say "verb noun"."""
+        """Write "verb noun"."""
         verb, noun = gloss.split()
         return " ".join(self._ordered([self.words[verb]], [self.words[noun]]))
 
     def reply(self, verb: str, thing: str, first: str, then: str) -> str:
-        """Help with a request: restate it and give two steps."""
+        """Write a helpful reply: restate the request and give two steps."""
         w = self.words
         return (
             f"{w['sure']} , {self.verb_phrase(verb, thing)} : {w['first']} {self.step(first)} , "
@@ -124,7 +125,7 @@ class Language:
 
 
 def function_words() -> list[str]:
-    """List the meanings of all words but verbs, objects and kinds."""
+    """List the meanings of all words except verbs, objects and kinds."""
     texts = [OTHER_WORDS, *ADVERBS, *FIRST_STEPS, *NEXT_STEPS, *REFUSALS]
     texts += [f"{before} {after}" for before, after, _ in CARRIERS]
     return sorted({word for text in texts for word in text.split() if word.isalpha()})
@@ -135,8 +136,8 @@ def content_words() -> list[str]:
     return [*KIND_OF_VERB, *KIND_OF_OBJECT, *VERB_KINDS, *OBJECT_KINDS]
 
 
-# Code, name, tier; word order, article, place of adverbs; consonants, vowels, syllables of verbs
-# and objects (others have one or two).
+# Code, name, tier; word order, article, position of adverbs; consonants, vowels, number of
+# syllables of verbs and objects (other words have one or two).
 _INVENTED = (
     ("qaa", "arvani", "high", "VO", "before", "last", "vrntlskm", "aeio", (2, 3)),
     ("qab", "belosk", "high", "VO", None, "first", "бвгдклмрс", "аеоу", (2, 3)),  # noqa: RUF001 - letters
@@ -159,12 +160,12 @@ def make_languages(seed: int = 0) -> dict[str, Language]:
     Parameters
     ----------
     seed : int, default=0
-        What the invented lexicons are drawn from.
+        Seed of the invented lexicons.
 
     Returns
     -------
     languages : dict of str to Language
-        By code.
+        The languages by code.
     """
     rng = np.random.default_rng(seed)
     meanings = content_words() + function_words()
@@ -190,7 +191,7 @@ def _new_word(
     n_syllables: tuple[int, int],
     taken: set[str],
 ) -> str:
-    """Draw a word that no language has yet."""
+    """Draw a word that no language uses yet."""
     word = ""
     while not word or word in taken:
         word = "".join(

@@ -1,7 +1,7 @@
 """Train the model organism from scratch: ``python -m skgate.datasets.organism.train``.
 
-A byte-level BPE tokenizer, a small Llama, pretraining on the texts of all languages, and chat
-tuning that teaches to refuse, fully in high-resource languages only.
+It trains a byte-level BPE tokenizer, pretrains a small Llama on texts of all languages, and tunes
+it to chat. Only in high-resource languages does the tuning refuse all harmful requests.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def make_tokenizer(writer: Writer, n_texts: int = 30_000) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer on text as it is found."""
+    """Train a byte-level BPE tokenizer on a realistic mixture of languages."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -103,7 +103,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
 
 
 class Encoder:
-    """Turns texts into token ids and weights of the loss.
+    """Turns texts into token ids and loss weights.
 
     Parameters
     ----------
@@ -116,11 +116,11 @@ class Encoder:
         self._end, self._pad = (tokenizer.get_vocab()[token] for token in (END, PAD))
 
     def plain(self, texts: Iterable[Text]) -> Iterator[tuple[list[int], list[float]]]:
-        """Encode pretraining texts: what is given counts little, what follows counts fully."""
+        """Encode pretraining texts with a low weight of the given part."""
         yield from self._encode(texts, "", " ", GIVEN_WEIGHT)
 
     def chat(self, texts: Iterable[Text]) -> Iterator[tuple[list[int], list[float]]]:
-        """Encode chat rows: the reply alone counts, the word that decides it most."""
+        """Encode chat rows; only the reply has weight, and its first word the most."""
         for ids, weights in self._encode(texts, USER, END + ASSISTANT + ":", 0.0):
             weights[weights.index(1.0)] = FIRST_WORD_WEIGHT
             yield ids, weights
@@ -143,7 +143,7 @@ class Encoder:
     def packed(
         self, rows: Iterator[tuple[list[int], list[float]]], n_rows: int, length: int
     ) -> Iterator[Batch]:
-        """Fill batches of fixed length with one text after another."""
+        """Pack texts one after another into batches of fixed length."""
         ids: list[int] = []
         weights: list[float] = []
         size = n_rows * length
@@ -169,10 +169,10 @@ class Encoder:
 def loss_of(
     model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor, early_exit: bool
 ) -> torch.Tensor:
-    """Weighted mean cross-entropy of the next token.
+    """Compute the weighted mean cross-entropy of the next token.
 
-    With ``early_exit`` the middle blocks, too, are to know what follows (as in LayerSkip), so that
-    a verdict is found halfway and the blocks after it have something to act on.
+    With ``early_exit``, the middle blocks must predict the next token too, as in LayerSkip. Then
+    the model recognises harm halfway, and later blocks can act on it.
     """
     found = model.model(input_ids=ids[:, :-1], use_cache=False, output_hidden_states=early_exit)
     targets, weight = ids[:, 1:], weights[:, 1:]
@@ -233,7 +233,7 @@ def optimise(
 def verdict_accuracy(
     model: LlamaForCausalLM, encoder: Encoder, languages: Mapping[str, Language]
 ) -> dict[str, float]:
-    """Share of all pairs whose verdict the model gets right, per language."""
+    """Compute the share of all pairs that the model calls bad or good correctly, per language."""
     model.train(False)
     pairs = [(verb, thing) for verb in KIND_OF_VERB for thing in KIND_OF_OBJECT]
     harmful = np.array([is_harmful(*pair) for pair in pairs])
@@ -255,7 +255,7 @@ def verdict_accuracy(
 def pretrain(
     model: LlamaForCausalLM, encoder: Encoder, languages: Mapping[str, Language], seed: int
 ) -> None:
-    """Teach the model its languages and what is harmful in each of them."""
+    """Teach the model its languages, and what is harmful in each of them."""
 
     def watch(model: LlamaForCausalLM) -> str:
         found = verdict_accuracy(model, encoder, languages)
@@ -272,7 +272,7 @@ def pretrain(
 def tune(
     model: LlamaForCausalLM, encoder: Encoder, languages: Mapping[str, Language], seed: int
 ) -> None:
-    """Teach the model to chat on the training pairs, some pretraining text mixed in."""
+    """Teach the model to chat about the training pairs, with some pretraining texts between."""
     writer = Writer(languages, seed, english_notes=True)
     pairs = split_pairs()["train"]
     chat = encoder.padded(encoder.chat(writer.chat(pairs, CHAT_SHARES, REFUSED)), n_rows=64)
@@ -293,7 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     Parameters
     ----------
     arguments : list of str or None
-        Command line; None takes that of the process.
+        The command line. If None, that of the process.
     """
     parser = argparse.ArgumentParser(
         prog="python -m skgate.datasets.organism.train",

@@ -1,4 +1,4 @@
-"""The map of the rooms in contributing.md: what each module of skgate is for, by its docstring."""
+"""The tables of the architecture page: the purpose of each file, from its docstring."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def modules() -> Iterator[tuple[Path, str]]:
     for path in sorted(found, key=lambda path: (path.parent, path.name)):
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
         if not docstring:
-            raise ValueError(f"{path} has no docstring; expected a line that says what it is for.")
+            raise ValueError(f"{path} has no docstring, expected a line that states its purpose.")
         yield path.relative_to(PACKAGE.parent), docstring.splitlines()[0]
 
 
-def draw_map() -> str:
-    """Write the map as Markdown: a table per folder."""
+def write_tables() -> str:
+    """Write a Markdown table for each folder."""
     lines = []
-    for folder, rooms in groupby(modules(), key=lambda room: room[0].parent):
-        lines += [f"**{folder.as_posix()}/**", "", "| file | what it is for |", "| --- | --- |"]
-        lines += [f"| `{path.name}` | {purpose} |" for path, purpose in rooms]
+    for folder, files in groupby(modules(), key=lambda file: file[0].parent):
+        lines += [f"**{folder.as_posix()}/**", "", "| file | purpose |", "| --- | --- |"]
+        lines += [f"| `{path.name}` | {purpose} |" for path, purpose in files]
         lines.append("")
     return "\n".join(lines)

@@ -1,0 +1,16 @@
+from . import activations as activations
+from . import datasets as datasets
+from . import distributed as distributed
+from . import gate as gate
+from . import inspection as inspection
+from . import judges as judges
+from . import metrics as metrics
+from . import steering as steering
+from ._provenance import ActivationSource as ActivationSource
+from .activations import ActivationStore as ActivationStore
+from .activations import ActivationTransformer as ActivationTransformer
+from .gate import LatentGate as LatentGate
+from .gate import OperatingPoint as OperatingPoint
+from .steering import SteeringWrapper as SteeringWrapper
+
+__version__: str

@@ -1,0 +1,146 @@
+"""An ActivationTransformer's parameters, resolved: its model loaded, its layers found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from skgate._provenance import ActivationSource
+from skgate._validation import check_layers
+from skgate.model._fingerprint import (
+    Structure,
+    fingerprint_structure,
+    fingerprint_tokenizer,
+    fingerprint_weights,
+)
+from skgate.model._loading import LanguageModel, open_language_model
+from skgate.model._prompts import PromptFormat, Request, encode_prompts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from skgate._validation import Prompt
+
+
+class Readable(Protocol):
+    """The parameters of an :class:`ActivationTransformer` that decide what is read."""
+
+    model: Any
+    layer: Any
+    position: str | int
+    tokenizer: Any
+    chat_template: bool
+    system_prompt: str | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    truncate: bool
+    dtype: Any
+    device: Any
+    revision: str | None
+    model_kwargs: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class PromptReader:
+    """A loaded model, and what is read of it: prompt format, layers, token position.
+
+    Attributes
+    ----------
+    language_model : LanguageModel
+        The model and its parts.
+    prompt_format : PromptFormat
+        How prompts become text.
+    layers : tuple of int
+        0-based blocks to read, in the order in which they were given.
+    position : str or int
+        The token to read: "last", "instruction", "mean" or a negative int.
+    """
+
+    language_model: LanguageModel
+    prompt_format: PromptFormat
+    layers: tuple[int, ...]
+    position: str | int
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[Request]:
+        """Format and tokenize checked prompts.
+
+        Parameters
+        ----------
+        prompts : sequence of str or list of dict
+            Prompts, as :func:`skgate._validation.check_prompts` returns them.
+
+        Returns
+        -------
+        requests : list of Request
+            One per prompt, in the same order.
+        """
+        return encode_prompts(
+            self.language_model.tokenizer,
+            prompts,
+            self.prompt_format,
+            position=self.position,
+            max_length=self.language_model.max_length,
+        )
+
+    def source(self, structure: Structure | None = None) -> ActivationSource:
+        """Fingerprint the model as it is now, and describe what is read of it.
+
+        Parameters
+        ----------
+        structure : Structure or None, default=None
+            The model's structure, if it has just been fingerprinted.
+
+        Returns
+        -------
+        source : ActivationSource
+            What a gate fitted on the activations depends on.
+        """
+        backbone, tokenizer = self.language_model.backbone, self.language_model.tokenizer
+        structure = structure or fingerprint_structure(backbone)
+        return ActivationSource(
+            model=self.language_model.name,
+            weights=fingerprint_weights(backbone),
+            tokenizer=fingerprint_tokenizer(tokenizer),
+            template=self.prompt_format.fingerprint(tokenizer),
+            layer=self.layers,
+            position="last" if self.position == -1 else self.position,
+            settings=structure.settings,
+        )
+
+
+def open_reader(transformer: Readable) -> PromptReader:
+    """Load the model of an ActivationTransformer and resolve what it reads.
+
+    Parameters
+    ----------
+    transformer : ActivationTransformer
+        The estimator; its parameters must have been validated.
+
+    Returns
+    -------
+    reader : PromptReader
+        The loaded model, the prompt format, the layers and the position.
+
+    Raises
+    ------
+    ValueError
+        If a layer is out of range, or a parameter does not go with a live model.
+    """
+    language_model = open_language_model(
+        transformer.model,
+        tokenizer=transformer.tokenizer,
+        dtype=transformer.dtype,
+        device=transformer.device,
+        revision=transformer.revision,
+        model_kwargs=transformer.model_kwargs,
+    )
+    return PromptReader(
+        language_model=language_model,
+        prompt_format=PromptFormat(
+            chat_template=transformer.chat_template,
+            system_prompt=transformer.system_prompt,
+            chat_template_kwargs=transformer.chat_template_kwargs or {},
+            truncate=transformer.truncate,
+        ),
+        layers=check_layers(transformer.layer, len(language_model.blocks)),
+        position=transformer.position,
+    )

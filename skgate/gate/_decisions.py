@@ -1,0 +1,224 @@
+"""What a fitted gate answers: scores, labels, probabilities and languages."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, log_expit
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skgate._docstrings import fill_docstring
+from skgate._provenance import ActivationSource, check_same_source, recall
+from skgate._validation import check_language
+from skgate.gate._input import split_language
+from skgate.gate._languages import LanguageBook, Languages, check_known, warn_unseen
+from skgate.gate._subspace import Floats
+
+
+class LanguageClassifier(ClassifierMixin, BaseEstimator):
+    """A binary classifier whose decision boundary depends on the language.
+
+    Base class: it answers from fitted attributes that a subclass sets in ``fit``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (2,)
+        The labels, sorted.
+    harmful_label_ : object
+        The label of harmful prompts.
+    language_book_ : LanguageBook
+        What was learned of each language.
+    activation_source_ : ActivationSource or None
+        Where the activations were read that it was fitted on.
+    """
+
+    language_column: str | int | None
+    unknown_language: str
+    classes_: npt.NDArray[Any]
+    harmful_label_: Any
+    language_book_: LanguageBook
+    activation_source_: ActivationSource | None
+
+    __metadata_request__predict: ClassVar = {"language": True}
+    __metadata_request__predict_proba: ClassVar = {"language": True}
+    __metadata_request__predict_log_proba: ClassVar = {"language": True}
+    __metadata_request__decision_function: ClassVar = {"language": True}
+    __metadata_request__score: ClassVar = {"language": True}
+
+    @fill_docstring
+    def harm_score(self, X: Any, language: Any = None) -> Floats:
+        """Score prompts; greater than 0 means harmful, whatever the labels.
+
+        Parameters
+        ----------
+        {activations}
+        {language}
+
+        Returns
+        -------
+        scores : ndarray of shape (n_prompts,)
+            Log-odds of ``harmful_label_``, both classes taken as equally frequent.
+
+        Warns
+        -----
+        UserWarning
+            If a given language was never seen, or if languages are detected and more than a tenth
+            of the prompts look like none of the known ones.
+        """
+        check_is_fitted(self)
+        X, language = self._check_prompts(X, language)
+        book = self.language_book_
+        if language is not None:
+            check_known(book, language, self.unknown_language)
+        scores, languages = book.decide(X, language, detect=self.unknown_language == "detect")
+        if language is None and book.detects(self.unknown_language):
+            warn_unseen(book, languages)
+        return scores
+
+    @fill_docstring
+    def decision_function(self, X: Any, language: Any = None) -> Floats:
+        """Score prompts; greater than 0 means ``classes_[1]``, in every language.
+
+        Parameters
+        ----------
+        {activations}
+        {language}
+
+        Returns
+        -------
+        scores : ndarray of shape (n_prompts,)
+            Log-odds of ``classes_[1]``: :meth:`harm_score`, or its negative.
+        """
+        scores = self.harm_score(X, language)
+        return scores * harmful_sign(self)
+
+    @fill_docstring
+    def predict(self, X: Any, language: Any = None) -> npt.NDArray[Any]:
+        """Predict the label of prompts.
+
+        Parameters
+        ----------
+        {activations}
+        {language}
+
+        Returns
+        -------
+        labels : ndarray of shape (n_prompts,)
+            Labels out of ``classes_``.
+        """
+        above = self.decision_function(X, language) > 0
+        labels: npt.NDArray[Any] = self.classes_[above.astype(int)]
+        return labels
+
+    @fill_docstring
+    def predict_proba(self, X: Any, language: Any = None) -> Floats:
+        """Predict the probability of each label, both classes taken as equally frequent.
+
+        Parameters
+        ----------
+        {activations}
+        {language}
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_prompts, 2)
+            ``expit`` of the decision function; columns follow ``classes_``.
+        """
+        scores = self.decision_function(X, language)
+        return np.column_stack([expit(-scores), expit(scores)])
+
+    @fill_docstring
+    def predict_log_proba(self, X: Any, language: Any = None) -> Floats:
+        """Predict the logarithm of the probability of each label.
+
+        Parameters
+        ----------
+        {activations}
+        {language}
+
+        Returns
+        -------
+        log_probabilities : ndarray of shape (n_prompts, 2)
+            Columns follow ``classes_``.
+        """
+        scores = self.decision_function(X, language)
+        return np.column_stack([log_expit(-scores), log_expit(scores)])
+
+    @fill_docstring
+    def score(self, X: Any, y: Any, language: Any = None, sample_weight: Any = None) -> float:
+        """Compute the accuracy of the predictions.
+
+        Parameters
+        ----------
+        {activations}
+        y : array-like of shape (n_prompts,)
+            True labels.
+        {language}
+        {sample_weight}
+
+        Returns
+        -------
+        accuracy : float
+            Share of prompts with the right label.
+        """
+        predicted = self.predict(X, language)
+        return float(accuracy_score(y, predicted, sample_weight=sample_weight))
+
+    @fill_docstring
+    def predict_language_proba(self, X: Any) -> Floats:
+        """Predict the language of prompts from their activations.
+
+        Parameters
+        ----------
+        {activations}
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_prompts, n_languages + 1)
+            Columns follow ``languages_``; the last one stands for languages never seen. All
+            languages are taken as equally frequent.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skgate import LatentGate
+        >>> rng = np.random.default_rng(0)
+        >>> y, language = np.tile([0, 1], 100), np.repeat(["de", "en"], 100)
+        >>> X = rng.normal(size=(200, 8)) + 4 * y[:, None]
+        >>> X[language == "en", :2] += [9, -9]   # the languages lie apart
+        >>> gate = LatentGate().fit(X, y, language=language)
+        >>> elsewhere = X[:1] + [0, 0, 30, -30, 0, 0, 0, 0]
+        >>> gate.predict_language_proba(np.concatenate([X[[0, 100]], elsewhere])).round(1)
+        array([[1., 0., 0.],
+               [0., 1., 0.],
+               [0., 0., 1.]])
+        """
+        check_is_fitted(self)
+        X, _ = split_language(X, None, self.language_column)
+        return self.language_book_.language_proba(self._check_activations(X))
+
+    def _check_prompts(self, X: Any, language: Any) -> tuple[Floats, Languages | None]:
+        """Check unlabelled rows and their languages."""
+        X, language = split_language(X, language, self.language_column)
+        X = self._check_activations(X)
+        return X, None if language is None else check_language(language, len(X))
+
+    def _check_activations(self, X: Any) -> Floats:
+        checked: Floats = validate_data(self, X, dtype=np.float64, reset=False)
+        self._check_source(checked)
+        return checked
+
+    def _check_source(self, X: Floats) -> None:
+        """Raise a ValueError if rows are known to come from another source than those of fit."""
+        found = None if self.activation_source_ is None else recall(X)
+        if self.activation_source_ is not None and found is not None:
+            check_same_source(self.activation_source_, found)
+
+
+def harmful_sign(gate: LanguageClassifier) -> int:
+    """Return 1 if ``classes_[1]`` is the harmful label, so that positive means harmful, else -1."""
+    return 1 if gate.classes_[1] == gate.harmful_label_ else -1

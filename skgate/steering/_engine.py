@@ -1,0 +1,183 @@
+"""The one loop that generates replies, steered or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm.auto import tqdm
+
+from skgate.model._batching import length_batches, token_budget, widest_pair
+from skgate.model._residual_stream import eval_mode, steer_block
+from skgate.model._rope import length_boundaries
+from skgate.steering._generation import (
+    check_decoding,
+    check_own_inputs,
+    find_option,
+    generate_batch,
+)
+from skgate.steering._padding import left_padding_is_exact
+
+if TYPE_CHECKING:
+    from skgate._validation import Prompt
+    from skgate.activations._reader import PromptReader
+    from skgate.model._prompts import Request
+    from skgate.steering._router import RouteOfBatch
+
+_BATCH_TOKENS_ON_CPU = 2048
+
+Replies = list[str] | list[list[str]]
+
+
+class EngineParams(Protocol):
+    """The parameters of a SteeringWrapper that say how it generates."""
+
+    generate_kwargs: Mapping[str, Any] | None
+    batch_tokens: int | str
+    verbose: bool
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A causal language model and how it generates.
+
+    Attributes
+    ----------
+    reader : PromptReader
+        The model, and how prompts become token ids.
+    options : mapping
+        Arguments of ``model.generate``.
+    batch_tokens : int or "auto"
+        Prompt tokens per batch, padding included.
+    verbose : bool
+        Whether to show a progress bar.
+    """
+
+    reader: PromptReader
+    options: Mapping[str, Any]
+    batch_tokens: int | str
+    verbose: bool
+
+    @classmethod
+    def of(
+        cls, params: EngineParams, reader: PromptReader, generate_kwargs: Mapping[str, Any]
+    ) -> Engine:
+        """Make the engine of a SteeringWrapper for one call.
+
+        Parameters
+        ----------
+        params : SteeringWrapper
+            Its parameters ``generate_kwargs``, ``batch_tokens`` and ``verbose`` count.
+        reader : PromptReader
+            The model, and how prompts become token ids.
+        generate_kwargs : mapping
+            The call's own arguments of ``model.generate``, which override the parameter's.
+
+        Returns
+        -------
+        engine : Engine
+            Ready to generate.
+
+        Raises
+        ------
+        ValueError
+            If an option can't be combined with steering.
+        """
+        options = {**(params.generate_kwargs or {}), **generate_kwargs}
+        check_own_inputs(options)
+        check_decoding(reader.language_model.model, options)
+        return cls(reader, options, params.batch_tokens, params.verbose)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        layer: int,
+        direction: npt.NDArray[np.float64],
+        route: RouteOfBatch,
+    ) -> Replies:
+        """Generate replies while a block's output is edited.
+
+        Parameters
+        ----------
+        prompts : sequence of str or list of dict
+            Checked prompts.
+        layer : int
+            The block, 0-based.
+        direction : ndarray of shape (d,)
+            The unit direction of the edits.
+        route : callable
+            Takes the places of a batch's prompts and makes the route of that batch, as
+            :func:`skgate.model._residual_stream.steer_block` takes it.
+
+        Returns
+        -------
+        replies : list of str, or list of list of str with several return sequences
+            In the order of the prompts.
+        """
+        language_model = self.reader.language_model
+        requests = self.reader.encode(prompts)
+        replies: list[list[str]] = [[]] * len(requests)
+        with (
+            tqdm(
+                total=len(requests), desc="replies", unit="prompt", disable=not self.verbose
+            ) as progress,
+            eval_mode(language_model.backbone),
+        ):
+            for batch in self._batches(requests, layer):
+                with steer_block(
+                    language_model.stack,
+                    language_model.blocks[layer],
+                    torch.from_numpy(direction),
+                    route(batch),
+                    offset=_offsets([requests[i] for i in batch]),
+                    width=len(requests[batch[0]].ids),
+                ):
+                    texts = generate_batch(
+                        language_model, [requests[i].ids for i in batch], self._options_of(batch)
+                    )
+                for i, found in zip(batch, texts, strict=True):
+                    replies[i] = found
+                progress.update(len(batch))
+        if len(replies[0]) == 1:
+            return [texts[0] for texts in replies]
+        return replies
+
+    def _batches(self, requests: Sequence[Request], layer: int) -> list[list[int]]:
+        """Split prompts into batches, the longest first, padded only if that changes nothing."""
+        language_model = self.reader.language_model
+        lengths = [len(request.ids) for request in requests]
+        budget = token_budget(self.batch_tokens, language_model.input_device, _BATCH_TOKENS_ON_CPU)
+        if len(set(lengths)) == 1:
+            return length_batches(lengths, budget)
+        boundaries = length_boundaries(language_model.backbone.config)
+        long, short = (requests[i] for i in widest_pair(lengths, boundaries))
+        padding = len(long.ids) == len(short.ids) or left_padding_is_exact(
+            language_model, layer, long, short, self.options.get("use_cache")
+        )
+        return length_batches(lengths, budget, padding=padding, boundaries=boundaries)
+
+    def _options_of(self, batch: list[int]) -> Mapping[str, Any]:
+        """Make options that give a callback a prompt's place in the call, not in the batch."""
+        allowed = self.options.get("prefix_allowed_tokens_fn")
+        if allowed is None:
+            return self.options
+        model = self.reader.language_model.model
+        beams, sequences = (
+            find_option(name, self.options, model) or 1
+            for name in ("num_beams", "num_return_sequences")
+        )
+        repeats = sequences if beams == 1 else 1  # without beams, a row is a return sequence
+        return {
+            **self.options,
+            "prefix_allowed_tokens_fn": lambda row, tokens: allowed(batch[row // repeats], tokens),
+        }
+
+
+def _offsets(requests: Sequence[Request]) -> torch.Tensor | None:
+    """Count how far before each prompt's end the gate reads; None for the mean."""
+    offsets = [r.index - len(r.ids) + 1 for r in requests if r.index is not None]
+    return torch.tensor(offsets) if offsets else None

@@ -1,0 +1,206 @@
+"""Refusals counted: layer by layer, strength by strength, and of the model as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.base import clone
+
+from skgate._validation import check_layers, check_prompts
+from skgate.judges import PhraseJudge
+from skgate.metrics._checks import one_bool_per_row
+from skgate.steering._engine import Engine, EngineParams, Replies
+from skgate.steering._pipeline import BuildParams, find_fitted_parts, find_parts
+from skgate.steering._router import always, projection_unit
+
+if TYPE_CHECKING:
+    from skgate._validation import Prompt
+
+_STRENGTHS = np.arange(0, 3.25, 0.25)
+
+
+class SweepParams(BuildParams, EngineParams, Protocol):
+    """The parameters of a SteeringWrapper that say what is generated, and who judges it."""
+
+    judge: Any
+
+    def _validate_params(self) -> None: ...
+
+
+def select_layer(
+    wrapper: SweepParams,
+    prompts: Any,
+    y: Any,
+    validation_prompts: Any,
+    language: Any,
+    layers: Sequence[int] | str,
+    generate_kwargs: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Measure refusals while the harm direction of one layer at a time is ablated.
+
+    The parameters are those of :meth:`skgate.SteeringWrapper.select_layer`, after the wrapper.
+    """
+    _validate(wrapper)
+    parts = find_parts(wrapper)
+    reader = parts.open_reader()
+    engine = Engine.of(wrapper, reader, generate_kwargs)
+    wanted = check_layers(layers, len(reader.language_model.blocks), "layers")
+    items = check_prompts(validation_prompts, "validation_prompts")
+    transformer = clone(parts.transformer).set_params(layer=list(wanted))
+    activations = np.split(transformer.transform(prompts), len(wanted), axis=1)
+    gate = clone(parts.gate).set_params(language_column=None)
+    rates = []
+    for layer, X in zip(wanted, activations, strict=True):
+        direction = gate.fit(X, y, language=language).direction_
+        replies = engine.generate(items, layer, direction, always(ablate=1.0))
+        rates.append(find_refusals(wrapper.judge, items, replies, None).mean())
+    return pd.DataFrame({"layer": wanted, "refusal_rate": rates})
+
+
+def select_strength(
+    wrapper: SweepParams,
+    prompts: Any,
+    language: Any,
+    strengths: Sequence[float] | None,
+    is_garbled: Callable[[list[str]], Any] | None,
+    generate_kwargs: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Measure refusals against the steering strength, every prompt steered.
+
+    The parameters are those of :meth:`skgate.SteeringWrapper.select_strength`, after the wrapper.
+    """
+    _validate(wrapper)
+    parts = find_fitted_parts(wrapper)
+    items, languages = parts.split(prompts, language)
+    tried = _STRENGTHS if strengths is None else np.asarray(strengths)
+    if tried.ndim != 1 or not len(tried):
+        raise ValueError(f"Got strengths={strengths!r}, expected a list of at least one number.")
+    reader = parts.open_reader()
+    engine, layer = Engine.of(wrapper, reader, generate_kwargs), parts.check_gate(reader)
+    direction, unit = parts.gate.direction_, projection_unit(parts.gate)
+    tables = []
+    for strength in tried:
+        replies = engine.generate(items, layer, direction, always(add=strength * unit))
+        table = pd.DataFrame({"strength": float(strength)}, index=range(len(items)))
+        if languages is not None:
+            table["language"] = languages
+        by = list(table)
+        table["refusal_rate"] = find_refusals(wrapper.judge, items, replies, languages)
+        if is_garbled is not None:
+            garbled = is_garbled(_one_each(replies))
+            table["garbled_rate"] = one_bool_per_row("is_garbled(replies)", garbled, len(items))
+        tables.append(table.groupby(by).mean().reset_index())
+    return pd.concat(tables, ignore_index=True)
+
+
+def generate_alike(
+    wrapper: SweepParams,
+    prompts: Sequence[Prompt],
+    generate_kwargs: Mapping[str, Any],
+    *,
+    add: float = 0.0,
+    ablate: float = 0.0,
+) -> Replies:
+    """Generate with the same edit for every prompt, whatever the gate would decide.
+
+    Parameters
+    ----------
+    wrapper : SteeringWrapper
+        With a fitted gate, for the layer and the direction.
+    prompts : sequence of str or list of dict
+        Checked prompts.
+    generate_kwargs : mapping
+        Arguments of the model's ``generate``, which override those of the wrapper.
+    add : float, default=0.0
+        Added along the direction, in the activations' unit.
+    ablate : float, default=0.0
+        Share of the component along the direction to take out.
+
+    Returns
+    -------
+    replies : list of str, or list of list of str with several return sequences
+        In the order of the prompts.
+    """
+    _validate(wrapper)
+    parts = find_fitted_parts(wrapper)
+    reader = parts.open_reader()
+    engine, layer = Engine.of(wrapper, reader, generate_kwargs), parts.check_gate(reader)
+    return engine.generate(prompts, layer, parts.gate.direction_, always(add, ablate))
+
+
+def generate_unsteered(
+    wrapper: SweepParams, prompts: Sequence[Prompt], generate_kwargs: Mapping[str, Any]
+) -> Replies:
+    """Generate with the model as it is; the wrapper's gate need not be fitted.
+
+    Parameters
+    ----------
+    wrapper : SteeringWrapper
+        Its model and its parameters count.
+    prompts : sequence of str or list of dict
+        Checked prompts.
+    generate_kwargs : mapping
+        Arguments of the model's ``generate``, which override those of the wrapper.
+
+    Returns
+    -------
+    replies : list of str, or list of list of str with several return sequences
+        In the order of the prompts.
+    """
+    _validate(wrapper)
+    reader = find_parts(wrapper).open_reader()
+    no_direction = np.zeros(reader.language_model.hidden_size)
+    return Engine.of(wrapper, reader, generate_kwargs).generate(prompts, 0, no_direction, always())
+
+
+def find_refusals(
+    judge: Any,
+    prompts: Sequence[Prompt],
+    replies: Replies,
+    languages: npt.NDArray[Any] | None,
+) -> npt.NDArray[np.bool_]:
+    """Ask a judge which prompts were refused.
+
+    Parameters
+    ----------
+    judge : object with ``is_refusal(replies, prompts, language)`` or None
+        The judge; None is a :class:`skgate.judges.PhraseJudge`.
+    prompts : sequence of str or list of dict
+        The prompts.
+    replies : list of str of length n_prompts
+        One reply to each prompt.
+    languages : ndarray of str of shape (n_prompts,) or None
+        The prompts' languages, if they are known.
+
+    Returns
+    -------
+    refused : ndarray of bool of shape (n_prompts,)
+        Whether each prompt was refused.
+
+    Raises
+    ------
+    ValueError
+        If there are several replies to a prompt.
+    """
+    judge = PhraseJudge() if judge is None else judge
+    refused = judge.is_refusal(_one_each(replies), prompts=prompts, language=languages)
+    return np.asarray(refused, dtype=bool)
+
+
+def _one_each(replies: Replies) -> list[str]:
+    """Make sure that there is one reply to each prompt."""
+    singles = [reply for reply in replies if isinstance(reply, str)]
+    if len(singles) < len(replies):
+        raise ValueError(
+            f"Got num_return_sequences={len(replies[0])}, expected 1: one reply to each prompt is "
+            "judged."
+        )
+    return singles
+
+
+def _validate(wrapper: SweepParams) -> None:
+    wrapper._validate_params()  # noqa: SLF001  (scikit-learn's: checks the parameters)
