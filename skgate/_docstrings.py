@@ -45,9 +45,6 @@ language : str or array-like of str of shape (n_prompts,), default=None
     "language_or_column": """\
 language : str or array-like of str of shape (n_prompts,), default=None
     Languages of the prompts, one for all or one each, unless they are a column of ``X``.""",
-    "one_language_each": """\
-language : array-like of str of shape (n_samples,)
-    The language of each row.""",
     "pipeline_X": """\
 X : list, Series, array or DataFrame of length n_prompts
     Prompts, as the gate's pipeline takes them.""",

@@ -36,7 +36,7 @@ _MAX_SOURCES = 1 << 12
 class ActivationSource:
     """Where activations were read: everything that a gate fitted on them depends on.
 
-    Attributes
+    Parameters
     ----------
     model : str
         Name of the model, for messages; not compared.

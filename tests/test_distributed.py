@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import traceback
 
 import joblib
 import numpy as np
@@ -23,7 +24,7 @@ from tiny import PROMPTS
 from skgate import ActivationStore, ActivationTransformer, LatentGate
 from skgate.distributed import _extract, extract
 from skgate.distributed._reader import ActivationReader
-from skgate.distributed._row_error import RowError
+from skgate.distributed._row_error import RowError, find_message
 
 # Ray warns of its own settings as it makes them.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
@@ -158,6 +159,23 @@ def test_reader_names_a_row_by_ids_and_never_by_texts(checkpoint, prompt, compla
     name = re.escape(f"column 'prompt' of the row {place}")
     with pytest.raises(RowError, match=f"^{name} {complaint}"):
         reader(batch)
+
+
+def test_the_message_survives_what_ray_does_to_an_error():
+    """Ray Data wraps an actor's error, and pickles it, which drops the cause; no cluster needed."""
+    from ray.exceptions import RayError, RayTaskError, UserCodeException
+
+    try:
+        try:
+            raise RowError("column 'prompt' of the row {'id': 7} is None,\n a missing value")
+        except ValueError as error:
+            raise UserCodeException("UDF failed to process a data block.") from error
+    except UserCodeException as error:
+        sent = RayTaskError("map", traceback.format_exc(), error, "worker", 1, "192.0.2.2")
+    received = RayError.from_bytes(sent.to_bytes()).as_instanceof_cause()
+    assert received.cause.__cause__ is None  # if this fails: use it instead of the text
+    message = "column 'prompt' of the row {'id': 7} is None, a missing value"
+    assert find_message(str(received)) == message
 
 
 @pytest.mark.parametrize(

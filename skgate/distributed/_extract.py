@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import clone
 
-from skgate._base import Interval, find_stack_level, validate_params
+from skgate._base import Interval, find_stack_level, set_module, validate_params
 from skgate.activations._transformer import ActivationTransformer
 from skgate.distributed._reader import ActivationReader
 from skgate.distributed._row_error import find_message
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _NO_ROWS = "Got a dataset without rows, expected at least 1 prompt."
 
 
+@set_module("skgate.distributed")
 @validate_params(
     {
         "transformer": [ActivationTransformer],

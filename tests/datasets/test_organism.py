@@ -1,4 +1,4 @@
-"""The model organism: what it is, and that it has the disease and takes the cure."""
+"""The bundled model: what it is, that it fails as the paper describes, and that steering repairs it."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_texts_it_was_tuned_on():
     assert any(is_harmful(*pair) for pair in pairs["test"])
 
 
-# The disease and the cure, on a part of the test split
+# The failure and the repair, on a part of the test split
 
 
 def test_it_refuses_in_high_resource_languages_only(demo):

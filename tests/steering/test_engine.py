@@ -191,7 +191,7 @@ def test_a_model_whose_hooks_do_not_fire_is_refused(wrapper, model, monkeypatch)
     """As compiled blocks do: call forward directly, past the hooks."""
     block = model.model.layers[1]
     monkeypatch.setattr(type(block), "__call__", type(block).forward)
-    with pytest.raises(RuntimeError, match="hooks never fired"):
+    with pytest.raises(RuntimeError, match="hooks of the steered block never fired"):
         wrapper.generate(MIXED)
 
 
@@ -203,7 +203,7 @@ def test_a_compiled_model_is_steered_or_refused(wrapper, model, tokenizer):
     assert expected != plain
     model.model.compile(backend="eager")
     model.generate(**apply_template(tokenizer, MIXED), **GREEDY, pad_token_id=0)
-    with pytest.raises(RuntimeError, match="hooks never fired"):
+    with pytest.raises(RuntimeError, match="hooks of the steered block never fired"):
         wrapper.generate(MIXED)
     model.model._compiled_call_impl = None  # noqa: SLF001  (torch's: undoes compile())
     torch.compiler.reset()

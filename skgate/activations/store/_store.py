@@ -31,7 +31,7 @@ _DELETED_AT_ONCE = 10_000
 class StoreInfo:
     """Contents of an :class:`ActivationStore`.
 
-    Attributes
+    Parameters
     ----------
     path : Path
         Folder of the store.
@@ -273,7 +273,7 @@ class ActivationStore:
         Returns
         -------
         removed : DataFrame
-            What was removed: ``namespace``, ``model``, ``n_rows`` and ``n_bytes``.
+            Removed rows per namespace: ``namespace``, ``model``, ``n_rows`` and ``n_bytes``.
 
         Raises
         ------
