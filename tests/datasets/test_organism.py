@@ -1,4 +1,4 @@
-"""The bundled model: what it is, that it fails as the paper describes, and that steering repairs it."""
+"""The bundled model: what it is, how it fails, and how steering repairs it."""
 
 from __future__ import annotations
 

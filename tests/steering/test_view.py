@@ -105,7 +105,7 @@ def test_a_plain_forward_needs_a_mask_that_tells_padding(wrapper):
     ids = torch.ones(2, 4, dtype=torch.int64)
     with (
         wrapper.attach() as steered,
-        pytest.raises(RuntimeError, match="distinguishes prompts from padding"),
+        pytest.raises(RuntimeError, match="prompts from padding"),
     ):
         steered(ids, attention_mask=torch.zeros(2, 1, 4, 4))
 
