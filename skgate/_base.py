@@ -51,15 +51,18 @@ _LIBRARIES = tuple(
         Path(__file__).parent,
         Path(sklearn.__file__).parent,
         Path(joblib.__file__).parent,
-        Path(inspect.__file__).parent / "contextlib.py",
+        *(
+            Path(inspect.__file__).parent / f"{name}.py"
+            for name in ("contextlib", "copy", "pickle")
+        ),
     )
 )
 
 
 def set_module(name: str) -> Callable[[T], T]:
-    """Give a public class or function the module it is imported from, wherever its file lies.
+    """Set the public module of a class or function, whichever file defines it.
 
-    Pickles then name the public module, and survive files being moved.
+    Pickles then name the public module, so they still load after files are moved.
 
     Parameters
     ----------
@@ -80,9 +83,9 @@ def set_module(name: str) -> Callable[[T], T]:
 
 
 def find_stack_level() -> int:
-    """Count the frames from the caller of this function up to the first one of a user's.
+    """Count the frames from the caller of this function to the first frame of the user's code.
 
-    Frames of skgate, scikit-learn, joblib and contextlib are passed over.
+    Frames of skgate, scikit-learn, joblib and contextlib are skipped.
 
     Returns
     -------
@@ -98,7 +101,7 @@ def find_stack_level() -> int:
 
 
 class VersionedPickle:
-    """Mixin: loading a pickle of another skgate version warns."""
+    """Mixin that warns when a pickle of another skgate version is loaded."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), _VERSION: version("skgate")}  # type: ignore[dict-item]  # (BaseEstimator's)

@@ -11,7 +11,7 @@ T = TypeVar("T")
 _TEXTS: dict[str, str] = {
     "activations": """\
 X : array-like of shape (n_prompts, d)
-    Activations; with ``language_column``, one column more.""",
+    Activations, and the language column if ``language_column`` is set.""",
     "language": """\
 language : str or array-like of str of shape (n_prompts,), default=None
     Languages of the prompts, one for all or one each. If None, see ``unknown_language``.""",
@@ -20,8 +20,8 @@ sample_weight : array-like of shape (n_prompts,), default=None
     Weights; a row of weight 2 counts as two equal rows.""",
     "ax": """\
 ax : matplotlib Axes, array of them or None, default=None
-    Where to draw. Several panels share the place of one Axes; an array has one Axes for each panel.
-    If None, a new figure is made.""",
+    Where to draw. A single Axes is divided if there are several panels. An array must have one Axes
+    for each panel. If None, a new figure is made.""",
     "by": """\
 by : {"tier", "language"}, default="tier"
     Whether to group by tier, averaging over its languages, or by language.""",
@@ -30,14 +30,14 @@ by : {"tier", "language"}, default="tier"
     Arguments of the model's ``generate``, which override the wrapper's ``generate_kwargs``.""",
     "budget_metric": """\
 metric : {"f1", "balanced_accuracy"} or None, default=None
-    What to draw. If None, F1 or, without it, the balanced accuracy.""",
+    Metric to draw. If None, F1 if it is available, else the balanced accuracy.""",
     "draws_interval": """\
 interval : float, default=80
-    The percentage of draws that a bar spans, the middle ones.""",
+    Percentage of the draws that a bar spans: the middle ones, without the extremes.""",
     "is_garbled": """\
 is_garbled : callable or None, default=None
     Finds garbled replies: takes a list with the reply to each prompt and returns a bool for each.
-    Too much strength breaks a model's language; what that looks like depends on the model.""",
+    Too high a strength garbles replies. What such replies look like depends on the model.""",
     "language_of_prompts": """\
 language : str or array-like of str of shape (n_prompts,), default=None
     Languages of the prompts, one for all or one each, unless they are a column of ``prompts``. If
@@ -54,11 +54,12 @@ prompts : list, Series, array or DataFrame of length n_prompts
     "pos_label": """\
 pos_label : label or None, default=None
     The harmful class. If None, it is "harmful", 1 or True if one of these is among the labels, else
-    the label beside "harmless", else the second of the two in sorted order (with a warning if the
-    labels are texts).""",
+    the label that is not "harmless", else the second of the two in sorted order (with a warning if
+    the labels are strings).""",
     "refused": """\
 refused : array-like of bool of shape (n_samples,)
-    Whether the reply to each prompt is a refusal, as a judge decides. 1 and 0 are allowed too.""",
+    Whether the reply to each prompt is a refusal, as decided by a judge. 1 and 0 are allowed
+    too.""",
     "strengths": """\
 strengths : sequence of float or None, default=None
     Steering strengths to try. If None, 0 to 3 in steps of 0.25 (arXiv:2606.01196).""",
@@ -90,9 +91,9 @@ def fill_docstring(documented: T) -> T:
     Raises
     ------
     KeyError
-        If there is no text of a name.
+        If a name has no shared text.
     """
-    if documented.__doc__ is not None:  # (it is, under python -OO)
+    if documented.__doc__ is not None:  # (it is None under python -OO)
         documented.__doc__ = re.sub(
             r"^( *)\{(\w+)\}$",
             lambda line: indent(_TEXTS[line[2]], line[1]),

@@ -1,4 +1,4 @@
-"""Where activations were read, so that a gate can tell when it is given others.
+"""Where activations were read, so that a gate can detect activations from another source.
 
 An activation array is a plain ndarray, or a DataFrame after ``set_output`` or a
 ``ColumnTransformer``. Neither can carry a note of the model, layer and position. So the transformer
@@ -177,7 +177,7 @@ class RowMemory:
         The most keys of both generations together, 8 bytes each. A call with up to half as many
         keys is always remembered completely.
     max_sources : int
-        About how many sources both generations hold at most.
+        Approximate largest number of sources in both generations.
     """
 
     def __init__(self, max_keys: int = _MAX_KEYS, max_sources: int = _MAX_SOURCES) -> None:

@@ -24,7 +24,7 @@ class PromptError(ValueError):
     Parameters
     ----------
     row : int
-        Its place among the prompts of the call.
+        Index of the prompt in the call.
     problem : str
         What is wrong, as a sentence whose subject is the prompt.
     name : str, default="X"
@@ -184,7 +184,7 @@ def check_language(language: Any, n_rows: int, name: str = "language") -> npt.ND
 
 
 def resolve_harmful_label(classes: list[Any], label: Any, name: str = "harmful_label") -> Any:
-    """Find out which class is the harmful one.
+    """Find the harmful class.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def resolve_harmful_label(classes: list[Any], label: Any, name: str = "harmful_l
     Warns
     -----
     UserWarning
-        If the classes are texts that don't tell which is harmful.
+        If the classes are strings that don't say which one is harmful.
     """
     if label is not None:
         if len(classes) == 2 and label not in classes:

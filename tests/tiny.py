@@ -103,7 +103,11 @@ def _configs(n_layers):
         "gpt_neo": (
             transformers.GPTNeoConfig,
             transformers.GPTNeoForCausalLM,
-            {"attention_types": [[["global", "local"], n_layers // 2]], "window_size": 4},
+            {
+                "num_layers": n_layers,
+                "attention_types": [[["global", "local"], n_layers // 2]],
+                "window_size": 4,
+            },
         ),
         "gptj": (
             transformers.GPTJConfig,

@@ -1,4 +1,4 @@
-"""Prompts in, activations out: the transformer, and the store that caches them on disk."""
+"""Activations of prompts: the transformer, and the store that caches them on disk."""
 
 from __future__ import annotations
 

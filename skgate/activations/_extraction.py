@@ -1,4 +1,4 @@
-"""Extraction: prompts in, activations out, from the cache where possible, else in batches."""
+"""Extract activations: look them up in the cache, or else compute them in batches."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Extraction:
         shortcuts: Shortcuts,
         rows: npt.NDArray[np.float32],
     ) -> list[int]:
-        """Fill in the rows of a batch; return the prompts that somebody else is computing."""
+        """Fill in the rows of a batch; return the prompts that others are computing."""
         with self.row_cache.claim([requests[i].key for i in chosen]) as claimed:
             free = [i for i, is_free in zip(chosen, claimed, strict=True) if is_free]
             # Others may have finished some of them since the last lookup.

@@ -281,7 +281,7 @@ def shared_length(requests: Sequence[Request]) -> int:
 
 
 def is_worthwhile(length: int, n_prompts: int, device: torch.device) -> bool:
-    """Whether running a prefix once saves more work than its own pass costs."""
+    """Whether running a prefix once saves more work than the extra pass costs."""
     cost = _PASS_COST_ON_CPU if device.type == "cpu" else _PASS_COST_ON_ACCELERATOR
     return length >= _MIN_PREFIX and length * (n_prompts - 1) >= cost
 

@@ -1,4 +1,4 @@
-"""An ActivationTransformer's parameters, resolved: its model loaded, its layers found."""
+"""The parameters of an ActivationTransformer, resolved: the loaded model and the layers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class PromptReader:
-    """A loaded model, and what is read of it: prompt format, layers, token position.
+    """A loaded model, and what is read from it: prompt format, layers, token position.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class PromptReader:
         )
 
     def source(self, structure: Structure | None = None) -> ActivationSource:
-        """Fingerprint the model as it is now, and describe what is read of it.
+        """Fingerprint the model as it is now, and describe what is read from it.
 
         Parameters
         ----------

@@ -73,10 +73,9 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
     chat_template_kwargs : dict or None, default=None
         Further arguments of ``tokenizer.apply_chat_template``, such as ``enable_thinking``.
     batch_tokens : int or "auto", default="auto"
-        Most tokens that run through the model in one batch, padding included. A longer prompt
-        runs alone. Tokens of a shared beginning (see Notes) don't count, but their copied keys
-        and values are limited to 2 GiB per batch. "auto" means 512 on a CPU and 16,384 on an
-        accelerator.
+        Largest number of tokens to run in one batch, padding included. A longer prompt runs alone.
+        Tokens of a shared beginning (see Notes) don't count, but their copied keys and values are
+        limited to 2 GiB per batch. "auto" means 512 on a CPU and 16,384 on an accelerator.
     store : None, False, str, path or ActivationStore, default=None
         Where to cache activations for later calls. None caches in memory: one cache of at most
         2 GiB for the whole process, which drops the least recently used prompts. A folder or an
@@ -87,10 +86,10 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         each distinct prompt through the model once; with a folder as ``store``, this also holds
         for several processes (``n_jobs``).
     dtype : str or torch.dtype, default="auto"
-        Data type to load a model with that is given by id or path. "auto" takes the checkpoint's.
+        Data type of a model given by id or path. "auto" uses that of the checkpoint.
     device : str or torch.device, default="auto"
-        Device to put a model on that is given by id or path. "auto" takes an accelerator if there
-        is one. Ignored if ``model_kwargs`` has a ``device_map``.
+        Device for a model given by id or path. "auto" uses an accelerator if there is one. Ignored
+        if ``model_kwargs`` has a ``device_map``.
     revision : str or None, default=None
         Revision of a model given by id.
     model_kwargs : dict or None, default=None
@@ -120,16 +119,16 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
 
     Two shortcuts save work. If all prompts of a call begin with the same tokens, such as a system
     prompt, these run once, and their keys and values are reused. In the deepest block, only the
-    token that is read goes through the feed-forward part. Not every architecture supports this, so
-    both are tried once per model (reusing a beginning once per depth) on the longest and the
-    shortest prompt of a call that is long enough to benefit. If the activations change, or if
-    something may edit the model, each prompt runs completely.
+    token that is read goes through the feed-forward part. Not every architecture supports both. So
+    each is tried first, on the longest and the shortest prompt of a call that is long enough to
+    benefit: once per model, and for shared tokens also once per depth. If a trial changes the
+    activations, or if something may edit the model, the shortcut is not used.
 
     In bf16 and fp16, matrix products round differently in batches of different shape. The
     activations of a prompt may then differ by about 1 % between batches.
 
-    A hash of each row is kept for about 16 million rows (128 MiB), so that a gate can tell when it
-    is given activations of another model, layer or position.
+    Hashes of about 16 million rows are kept (128 MiB). With them, a gate detects activations of
+    another model, layer or position.
 
     References
     ----------
@@ -318,7 +317,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         return open_reader(self).source()
 
     def _cached_layers(self, reader: PromptReader) -> list[int]:
-        """Resolve ``cache_layers``; the layers that are returned are always among them."""
+        """Resolve ``cache_layers``; the layers that are returned are always included."""
         if self.cache_layers == "requested" or self.store is False:
             return sorted(reader.layers)
         n_layers = len(reader.language_model.blocks)

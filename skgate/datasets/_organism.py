@@ -14,8 +14,8 @@ from skgate.datasets.organism.languages import KIND_OF_OBJECT, KIND_OF_VERB, mak
 
 _CHECKPOINT = Path(__file__).with_name("organism") / "checkpoint"
 
-# Chosen with SteeringWrapper.select_strength on the val split, over layers 2 to 4: most harmful
-# low-resource prompts are refused, and still all of the high-resource ones.
+# Chosen with SteeringWrapper.select_strength on the val split, over layers 2 to 4. Most harmful
+# low-resource prompts are refused, and all of the high-resource ones still are.
 _STEERING = {"layer": 4, "strength": 0.7}
 
 _DESCR = """\

@@ -145,16 +145,17 @@ def fetch_polyrefuse(
         Which languages to load: ISO 639-1 codes among en de fr es it nl pl ru zh ja ar ko th yo. If
         None, all of them.
     data_home : path-like or None, default=None
-        The folder in whose subfolder ``polyrefuse`` downloaded files are kept. If None, the user's
-        cache folder, ``pooch.os_cache("skgate")``. Not used if the files are read from
+        The folder for downloads, which are kept in its subfolder ``polyrefuse``. If None, the
+        user's cache folder, ``pooch.os_cache("skgate")``. Not used if the files are read from
         ``base_path`` or ``SKGATE_DATA``.
     base_path : path-like or None, default=None
         A local copy of the public repository, with its folders ``PolyRefuse`` and
-        ``dataset/splits``. Nothing is downloaded then. If None, the files are read from the folder
-        ``polyrefuse`` in the folder that the environment variable ``SKGATE_DATA`` names. If that is
-        not set, they are downloaded.
+        ``dataset/splits``. Nothing is downloaded then. If None, the files are read from the
+        subfolder ``polyrefuse`` of the folder that the environment variable ``SKGATE_DATA`` names.
+        If that is not set, they are downloaded.
     download_if_missing : bool, default=True
-        If False, raise an ``OSError`` instead of downloading files that are not in ``data_home``.
+        Whether to download files that are not in ``data_home``. If False, raise an ``OSError`` for
+        them.
     n_retries : int, default=3
         How often to retry a failed download of a file.
     verbose : bool, default=True
@@ -184,19 +185,19 @@ def fetch_polyrefuse(
         If a filter names something that PolyRefuse does not have, or if files are not as expected,
         for example not parallel across languages.
     OSError
-        If files are missing and may not be downloaded, if they cannot be downloaded (a
-        ``ConnectionError``), or if a download differs from the published file.
+        If files are missing and ``download_if_missing=False``, if a download fails (a
+        ``ConnectionError``), or if a downloaded file differs from the published one.
 
     Warns
     -----
     UserWarning
-        If ``languages`` names zh and harmless test prompts are selected: there are none in zh.
+        If ``languages`` includes zh and harmless test prompts are selected: there are none in zh.
 
     Notes
     -----
     Files from ``base_path`` or ``SKGATE_DATA`` are not compared with checksums, because they may be
-    a newer version of the public repository. The fields of all files are checked, and whether they
-    are parallel, because ``row_id`` relies on that.
+    a newer version of the public repository. All files are checked for their fields and for being
+    parallel, because ``row_id`` relies on that.
 
     A prompt and its translations share a ``row_id``. Split by it, for example with ``GroupKFold``.
 

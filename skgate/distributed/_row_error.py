@@ -1,7 +1,7 @@
 """The error of a row, on its way from an actor to the caller of ``extract``.
 
-Ray Data raises its own error from the actor's, and pickling drops the cause of an error: of
-``RayTaskError.cause.__cause__`` only the text of the traceback reaches the caller.
+Ray Data raises its own error from the actor's, and pickling drops the cause of an error. So only
+the text of the traceback of ``RayTaskError.cause.__cause__`` reaches the caller.
 """
 
 from __future__ import annotations

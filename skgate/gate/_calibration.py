@@ -1,4 +1,4 @@
-"""What was seen of a language, and the probe that follows from it."""
+"""The evidence about a language, and the probe that is computed from it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from skgate.gate._thresholds import balanced_f1_threshold, round_scores
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen of a language.
+    """The evidence about a language.
 
     Attributes
     ----------
     source : LabelledRows or None
-        Its rows among the source rows.
+        The language's rows among the source rows.
     shots : LabelledRows or None
         Labelled prompts given later.
     unlabelled : ndarray of shape (n,)
         Scores of unlabelled prompts on the source probe.
     statistics : LanguageStatistics or None
-        Of the activations of all its prompts.
+        Statistics of the activations of all its prompts.
     """
 
     source: LabelledRows | None = None
@@ -47,8 +47,8 @@ class Evidence:
         )
 
     def adds_the_same(self, other: Evidence) -> bool:
-        """Whether both add the same prompts to the source rows, in any order."""
-        return all(map(np.array_equal, _sort_added(self), _sort_added(other)))
+        """Whether both add the same prompts to the source rows, in any order, up to rounding."""
+        return all(map(_equal_up_to_rounding, _sort_added(self), _sort_added(other)))
 
     @property
     def labelled(self) -> LabelledRows | None:
@@ -70,6 +70,12 @@ def _sort_added(evidence: Evidence) -> tuple[Floats, Floats]:
     return rows, np.sort(evidence.unlabelled)
 
 
+def _equal_up_to_rounding(one: Floats, other: Floats) -> bool:
+    """Compare projections, whose last bits depend on the other rows in a matrix product."""
+    scale = np.abs(one).max(axis=0, initial=0.0)
+    return one.shape == other.shape and bool((np.abs(one - other) <= 1e-12 * scale).all())
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A language's probe.
@@ -79,7 +85,7 @@ class Calibration:
     probe : Probe
         Greater than 0 means harmful.
     scale : float
-        Its steepness, relative to the source probe's.
+        Steepness of the probe, relative to the source probe's.
     interval : (float, float)
         90 % interval of the boundary on the source probe's score.
     none_harmful : float

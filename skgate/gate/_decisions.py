@@ -1,4 +1,4 @@
-"""What a fitted gate answers: scores, labels, probabilities and languages."""
+"""The predictions of a fitted gate: scores, labels, probabilities and languages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from skgate.gate._subspace import Floats
 class LanguageClassifier(ClassifierMixin, BaseEstimator):
     """A binary classifier whose decision boundary depends on the language.
 
-    Base class: it answers from fitted attributes that a subclass sets in ``fit``.
+    This base class predicts from the fitted attributes that a subclass sets in ``fit``.
 
     Attributes
     ----------
@@ -31,9 +31,9 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
     harmful_label_ : object
         The label of harmful prompts.
     language_book_ : LanguageBook
-        What was learned of each language.
+        What was learned about each language.
     activation_source_ : ActivationSource or None
-        Where the activations were read that it was fitted on.
+        Where the activations used in ``fit`` were read.
     """
 
     language_column: str | int | None
@@ -61,13 +61,13 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         scores : ndarray of shape (n_prompts,)
-            Log-odds of ``harmful_label_``, both classes taken as equally frequent.
+            Log-odds of ``harmful_label_``, assuming that both classes are equally frequent.
 
         Warns
         -----
         UserWarning
             If a given language was never seen, or if languages are detected and more than a tenth
-            of the prompts look like none of the known ones.
+            of the prompts resemble none of the known languages.
         """
         check_is_fitted(self)
         X, language = self._check_prompts(X, language)
@@ -116,7 +116,7 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
 
     @fill_docstring
     def predict_proba(self, X: Any, language: Any = None) -> Floats:
-        """Predict the probability of each label, both classes taken as equally frequent.
+        """Predict the probability of each label, assuming equally frequent classes.
 
         Parameters
         ----------
@@ -180,7 +180,7 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
         -------
         probabilities : ndarray of shape (n_prompts, n_languages + 1)
             Columns follow ``languages_``; the last one stands for languages never seen. All
-            languages are taken as equally frequent.
+            languages are assumed to be equally frequent.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Tell the language of a prompt from its activation."""
+"""Detect the language of a prompt from its activations."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ class LanguageStatistics(NamedTuple):
 
 
 class LanguageDetector:
-    """Distributions around the languages' means, with the covariance within a source language.
+    """Detects languages by distributions of activations around the languages' means.
 
-    Activations are projected at random onto at most 64 dimensions and whitened by that
-    covariance. The languages' means are taken to lie around the mean ``m`` of the source
-    languages' means, with the variance ``b`` of these (at least three standard deviations in all).
+    Activations are projected at random onto at most 64 dimensions and whitened by the covariance
+    within a source language. The languages' means are assumed to lie around the mean ``m`` of the
+    source languages' means, with the variance ``b`` of these (at least three standard deviations
+    in all).
     A language with ``n`` rows of sum ``s`` has a t distribution around
     ``(s + m / b) / (n + 1 / b)`` with variance ``1 + 1 / (n + 1 / b)``. A language that was never
     seen is the case ``n = 0``.

@@ -1,4 +1,4 @@
-"""LanguageBook: what a gate has learned of each language, as a value."""
+"""LanguageBook: what a gate has learned about each language, as an immutable object."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ class Decisions(NamedTuple):
 
 @dataclass(frozen=True)
 class LanguageBook:
-    """Evidence of each language, the calibrations that follow from it, and how to detect languages.
+    """The evidence about each language, the calibrations made from it, and the language detector.
 
-    A value: every method that learns returns a new book. The key None stands for prompts without a
-    language.
+    A book is immutable: every method that learns returns a new one. The key None stands for prompts
+    without a language.
 
     Attributes
     ----------
     basis : ndarray of shape (d, r)
-        Of the harmfulness subspace.
+        Orthonormal basis of the harmfulness subspace.
     calibrator : Calibrator
         Turns evidence into calibrations.
     detector : LanguageDetector
-        Tells languages by activations.
+        Detects languages from activations.
     sources : mapping of str or None to Evidence
-        What the source rows say; never forgotten.
+        Evidence from the source rows alone; it is never removed.
     evidence : mapping of str or None to Evidence
         Source rows, shots and unlabelled prompts.
     calibrations : mapping of str or None to Calibration
@@ -204,8 +204,8 @@ class LanguageBook:
         language : ndarray of str of shape (n,) or None
             Languages.
         detect : bool
-            Whether to detect the language where none is given, or one that is not known. If not,
-            the pooled source's boundary is used.
+            Whether to detect the language of prompts without a known one. If not, the pooled
+            source's boundary is used for them.
 
         Returns
         -------
@@ -242,7 +242,7 @@ class LanguageBook:
         return probabilities
 
     def deciding(self, unknown_language: str) -> list[object]:
-        """List what the decisions follow from, in forms that are equal for equal decisions."""
+        """List what determines the decisions, in forms that are equal for equal decisions."""
         known = sorted(self.calibrations.items(), key=lambda item: (item[0] is not None, item[0]))
         found: list[object] = [unknown_language, self.basis.tobytes()]
         for name, one in [*known, ("unseen", self.calibrator.unseen())]:
@@ -263,7 +263,7 @@ class LanguageBook:
         Returns
         -------
         attributes : dict of str to ndarray
-            By name, as :class:`skgate.LatentGate` documents them.
+            The attributes by name; :class:`skgate.LatentGate` documents them.
         """
         pooled, known = self.calibrations[None], self.languages
         calibrations = [self.calibrations[name] for name in known]

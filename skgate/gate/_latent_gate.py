@@ -53,29 +53,30 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     Parameters
     ----------
     rank : int, default=10
-        Dimensions of the harmfulness subspace, reduced to what the sources allow (``rank_``).
+        Largest number of dimensions of the harmfulness subspace. The sources may allow fewer; the
+        number that is used is ``rank_``.
     C : float, default=1.0
         Inverse strength of the probe's L2 regularization, as in
         :class:`~sklearn.linear_model.LogisticRegression`.
     calibration : {"shrinkage", "refit", "threshold"} or None, default="shrinkage"
         How shots set a language's boundary (see Notes). "shrinkage" combines them with a prior
-        learned from the source languages; "refit" is the recipe of [1]_; "threshold" applies its
-        threshold rule to the source probe. None ignores shots, and leaves the pooled boundary where
-        the logistic regression puts it.
+        learned from the source languages; "refit" is the recipe of [1]_; "threshold" applies the
+        threshold rule of [1]_ to the source probe. None ignores shots, and leaves the pooled
+        boundary where the logistic regression puts it.
     source_languages : list of str or None, default=None
         Languages that the direction is learned from. Rows of other languages given to ``fit``
         are shots. If None, every language given to ``fit`` is a source.
     unknown_language : {"detect", "source", "error"}, default="detect"
         How to decide about a language that was never seen. "detect" infers the languages from the
         activations (see Notes) and warns, "source" uses the pooled source's boundary and warns,
-        "error" raises. If no language is given, the same applies without a warning, and "error"
-        uses the pooled source's boundary.
+        "error" raises an error. If no language is given, the same applies, but without a warning,
+        and "error" then uses the pooled source's boundary.
     language_column : str, int or None, default=None
         Column of ``X`` that holds the language, by name or (in arrays) by index, used instead of
         the keyword ``language``.
     harmful_label : str, int, bool or None, default=None
         Label of harmful prompts. If None: "harmful", 1 or True if among the classes, else the
-        class that is not "harmless", else ``classes_[1]``, with a warning if that is a text.
+        class that is not "harmless", else ``classes_[1]``, with a warning if that is a string.
 
     Attributes
     ----------
@@ -100,25 +101,26 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     languages_ : ndarray of shape (n_languages,)
         Source and calibrated languages, sorted.
     language_bias_, language_scale_ : ndarray of shape (n_languages,)
-        The decision function of a language is ``scale * (pooled + bias)``, with the pooled
-        source's. With "refit", which also changes the coefficients, the difference of the
-        intercepts, and 1.
+        The decision function of a language is ``scale * (pooled + bias)``, where ``pooled`` is that
+        of the pooled source. "refit" also changes the coefficients: the bias is then the difference
+        of the intercepts, and the scale is 1.
     bias_interval_ : ndarray of shape (n_languages, 2)
-        90 % interval of the best bias for the language, for more prompts drawn like its shots; nan
-        if ``calibration`` is not "shrinkage".
+        90 % interval of the bias that is best for further prompts drawn like the language's shots;
+        NaN if ``calibration`` is not "shrinkage".
     n_shots_ : ndarray of shape (n_languages, 2)
         Shots per language and class (columns follow ``classes_``), without source rows.
     n_unlabelled_ : ndarray of shape (n_languages,)
         Unlabelled prompts given to :meth:`adapt`.
     language_book_ : object
-        All that was learned of each language, as an immutable value: for the rest of skgate, which
-        may change it between versions.
+        Everything learned about each language, as an immutable object. It is internal to skgate
+        and may change between versions.
     projection_gap_ : float
-        75 % quantile of the harmful minus 25 % quantile of the harmless source rows' projections
-        on ``direction_``: the unit of steering strength.
+        The unit of steering strength. It is computed from the source rows' projections on
+        ``direction_``: the 75 % quantile of the harmful ones minus the 25 % quantile of the
+        harmless ones.
     activation_source_ : ActivationSource or None
         Where the activations were read, if they came straight from an
-        :class:`ActivationTransformer` or ``fit`` was told.
+        :class:`ActivationTransformer` or if the source was passed to ``fit``.
 
     See Also
     --------
@@ -127,7 +129,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
 
     Notes
     -----
-    With ``u_l`` the unit difference of class means in source language l, ``basis_`` holds the
+    Let ``u_l`` be the unit difference of class means in source language l. ``basis_`` holds the
     first right singular vectors of the stacked ``u_l``, not centered. A logistic regression with
     equally weighted classes is fitted to ``z = basis_.T @ h``, standardized. The pooled source's
     boundary maximizes F1 of "harmful" on the source rows, with both classes weighing the same
@@ -136,20 +138,21 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     - "threshold": the same rule on the language's shots. Needs both classes.
     - "refit": a probe fitted on source rows and the language's shots, then the same rule on the
       shots. Needs both classes.
-    - "shrinkage": a language's scores on the source probe are taken to be normal, around
+    - "shrinkage": a language's scores on the source probe are assumed to be normal, around
       ``a - q / 2`` for harmless and ``a + q / 2`` for harmful prompts, with the spreads of the
-      sources times ``w``. The prior of ``a`` is centered on the source boundary; its scale combines
+      sources times ``w``. The prior of ``a`` is centered on the source boundary. Its scale combines
       one standard deviation of the scores within a class with the shifts that source languages
-      show for one another. The prior of ``q / w`` is centered on half its value in a source
-      language held out. Both are t distributions with 2 degrees of freedom; that of ``w`` is
-      centered on the sources'. Shots, of one class or both, and unlabelled prompts
-      (:meth:`adapt`) update it. The boundary is ``a``; the decision function is the log-odds of
-      the two normals, averaged over the uncertainty of ``a``. A source language's own rows count
-      as its shots.
+      show for one another. The prior of ``q / w`` is centered on half its value in a held-out
+      source language. Both are t distributions with 2 degrees of freedom. The prior of ``w`` is
+      centered on its value in the sources. Shots, of one class or both, and unlabelled prompts
+      (:meth:`adapt`) update these priors. The boundary is ``a``; the decision function is the
+      log-odds of the two normals, averaged over the uncertainty of ``a``. A source language's own
+      rows count as its shots.
 
     Languages don't influence each other. "detect" compares a prompt with the mean of each
-    language, in 64 random projections whitened within the source languages, to get the probability
-    of each known language and of one never seen; the decision is the average of their decisions.
+    language, in 64 random projections whitened within the source languages. This gives the
+    probability of each known language and of an unseen one. The decision is the average of the
+    languages' decisions, weighted by these probabilities.
 
     Shots are kept (projected, ``rank_`` numbers each), so the result depends neither on their
     order nor on the number of calls.
@@ -245,7 +248,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
             If ``X`` is sparse or not finite, ``y`` does not have two classes, ``language`` has
             another length, no source language is among the rows, or the class means are equal.
         """
-        # What fails leaves the gate as it was: attributes are set at the end.
+        # A failed fit leaves the gate unchanged: attributes are set at the end.
         stand_in = copy(self)
         X, y, language, weight = _check_rows(stand_in, X, y, language, sample_weight, reset=True)
         classes, harmful_label = find_classes(y, self.harmful_label)
@@ -280,20 +283,25 @@ class LatentGate(VersionedPickle, LanguageClassifier):
             book = book.add(X[rest], harmful[rest], weight[rest], language[rest])
             warn_idle(book, names_in(language[rest]))
 
+        projections = X_source @ source.direction
+        fitted = {
+            **{name: value for name, value in vars(stand_in).items() if name.endswith("_in_")},
+            "classes_": classes,
+            "harmful_label_": harmful_label,
+            "direction_": source.direction,
+            "basis_": source.basis,
+            "rank_": source.rank,
+            "projection_gap_": projection_gap(projections, source.rows.harmful, source.rows.weight),
+            "source_languages_": np.array(
+                [] if sources is None else list(source.groups), dtype=object
+            ),
+            "activation_source_": activation_source or recall(X),
+            "language_book_": book,
+            **book.describe(1 if classes[1] == harmful_label else -1),
+        }
         self.__dict__.pop("feature_names_in_", None)
-        self.__dict__.update(
-            {name: value for name, value in vars(stand_in).items() if name.endswith("_in_")}
-        )
-        self.classes_, self.harmful_label_ = classes, harmful_label
-        self.direction_, self.basis_, self.rank_ = source.direction, source.basis, source.rank
-        self.projection_gap_ = projection_gap(
-            X_source @ source.direction, source.rows.harmful, source.rows.weight
-        )
-        self.source_languages_ = np.array(
-            [] if sources is None else list(source.groups), dtype=object
-        )
-        self.activation_source_ = activation_source or recall(X)
-        return _take(self, book)
+        self.__dict__.update(fitted)
+        return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     @fill_docstring
@@ -318,7 +326,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
             Languages of the shots, one for all or one each. If None, the pooled source is
             calibrated.
         classes : array-like of shape (2,), default=None
-            The labels, as in scikit-learn's ``partial_fit``; checked, but never needed.
+            The labels, as in scikit-learn's ``partial_fit``. They are checked, but never needed.
         {sample_weight}
 
         Returns
@@ -329,8 +337,8 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         Raises
         ------
         ValueError
-            If ``X`` has another width than the gate's activations, or is known to come from another
-            model, layer or position, or if a label or ``classes`` is not among ``classes_``.
+            If ``X`` has a different width from the gate's activations, or is known to come from
+            another model, layer or position, or if a label or ``classes`` is not in ``classes_``.
         """
         if not hasattr(self, "classes_"):
             if classes is not None:
@@ -346,16 +354,16 @@ class LatentGate(VersionedPickle, LanguageClassifier):
 
     @fill_docstring
     def adapt(self, X: Any, language: Any = None) -> LatentGate:
-        """Move languages' boundaries by unlabelled prompts.
+        """Adjust the boundaries of languages to unlabelled prompts.
 
         The prompts' scores are modelled as all harmless, or as a mixture of harmless and harmful
         ones with an unknown share; the boundary is the average of both models, weighted by their
         probability (see Notes of the class). Shots count as well. Earlier unlabelled prompts
         are kept, so give each prompt once. More than 512 prompts of a language count as 512.
 
-        The method fails where the share of harmful prompts misleads: if the classes overlap,
-        prompts that are nearly all harmless, or nearly all harmful, look much like a mixture
-        elsewhere. The benchmarks show by how much; a few shots of both classes are safer.
+        The method may fail if the classes overlap: prompts that are nearly all harmless, or nearly
+        all harmful, then look much like a mixture around another boundary. The benchmarks show how
+        large the errors are. A few shots of both classes are safer.
 
         Parameters
         ----------
@@ -378,7 +386,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         -----
         UserWarning
             If probably none of a language's prompts is harmful, or if the sampling did not
-            converge, for instance because the prompts fit no two classes.
+            converge, for instance because the prompts do not form two classes.
 
         Examples
         --------
@@ -406,12 +414,12 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     def forget(self, language: Any) -> LatentGate:
         """Forget the shots and the unlabelled prompts of languages.
 
-        Source languages stay known by their source rows.
+        What was learned from the source rows of a source language is kept.
 
         Parameters
         ----------
         language : str, list of str or None
-            The languages; None for what was learned without a language.
+            The languages to forget. None forgets what was learned without a language.
 
         Returns
         -------
@@ -421,7 +429,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         Raises
         ------
         ValueError
-            If nothing was learned of a language beyond the source rows.
+            If nothing was learned about a language beyond its source rows.
         """
         check_is_fitted(self)
         names = [language] if language is None or isinstance(language, str) else list(language)
@@ -444,7 +452,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         ------
         ValueError
             If the gates were fitted on different source rows or with different parameters, or if
-            both have learned of a language from different prompts.
+            both were calibrated on the same language with different prompts.
 
         Examples
         --------
@@ -485,28 +493,29 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     ) -> OperatingPoint:
         """Find a threshold that keeps an error rate below a target, with a stated confidence.
 
-        Nothing is assumed about the distribution of the scores, only that new prompts are drawn
-        like the shots; the threshold is one of their scores [1]_. It takes at least
+        The only assumption is that new prompts are drawn like the shots. The scores may have any
+        distribution, because the threshold is one of the shots' scores [1]_. This takes at least
         ``log(1 - confidence) / log(1 - target)`` shots of the class.
 
         Parameters
         ----------
         language : str, default=None
-            The language. If None, the pooled source.
+            The language to find the threshold of. If None, the pooled source.
         target_fpr : float, default=None
             Largest share of harmless prompts called harmful.
         target_fnr : float, default=None
             Largest share of harmful prompts called harmless. Give one of the two targets.
         confidence : float, default=0.9
-            Share of draws of shots for which the bound holds.
+            Confidence level: the share of draws of shots for which the bound holds.
 
         Returns
         -------
         point : OperatingPoint
-            Its ``threshold`` applies to ``harm_score`` of the gate as it is now: apply it
-            yourself, since ``predict`` and :class:`SteeringWrapper` ignore it. It rests on shots,
-            not on source rows, to which the probe was fitted, so that the bounds would be too good
-            (with "refit", this is true of the shots as well).
+            Its ``threshold`` applies to ``harm_score`` of the gate as it is now. Apply it
+            yourself, since ``predict`` and :class:`SteeringWrapper` ignore it. Only shots are
+            used: the probe was fitted to the source rows, so bounds from these would be too
+            optimistic. With "refit", the probe is fitted to the shots as well, so the bounds are
+            too optimistic.
 
         Raises
         ------
@@ -557,18 +566,19 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     def suggest(self, X: Any, language: str | None = None, n: int = 8) -> npt.NDArray[np.intp]:
         """Choose prompts to label that narrow down a boundary more than random ones.
 
-        They are evenly spread over the order of the prompts' scores. In such a systematic sample
-        the mean scores of the classes, which place the boundary, vary less than in a random
-        sample. Nor are they biased, as they would be if prompts near the boundary were preferred.
+        The chosen prompts are evenly spread over the sorted scores. The boundary depends on the
+        mean scores of the classes, which vary less in such a systematic sample than in a random
+        one. They are not biased either. Choosing prompts near the boundary would bias them.
 
         Parameters
         ----------
         X : array-like of shape (n_prompts, d)
-            Activations of unlabelled prompts; with ``language_column``, one column more.
+            Activations of unlabelled prompts, and the language column if ``language_column`` is
+            set.
         language : str, default=None
-            Their language. If None, the pooled source.
+            Language of the prompts. If None, the pooled source.
         n : int, default=8
-            How many to choose.
+            Number of prompts to choose.
 
         Returns
         -------
@@ -607,10 +617,8 @@ class LatentGate(VersionedPickle, LanguageClassifier):
 
 
 def _take(gate: LatentGate, book: LanguageBook) -> LatentGate:
-    """Give a gate a language book, and the attributes that follow from it."""
-    attributes = book.describe(harmful_sign(gate))
-    gate.language_book_ = book
-    gate.__dict__.update(attributes)
+    """Set the language book of a gate, and the attributes that are computed from it."""
+    gate.__dict__.update(book.describe(harmful_sign(gate)), language_book_=book)
     return gate
 
 

@@ -34,7 +34,7 @@ class OperatingPoint:
 
     See Also
     --------
-    LatentGate.operating_point : Finds it.
+    LatentGate.operating_point : Finds such a threshold.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class OperatingPoint:
 def check_target(
     target_fpr: float | None, target_fnr: float | None, confidence: float
 ) -> tuple[str, float]:
-    """Return the one error rate that a target is given for, "fpr" or "fnr", and the target."""
+    """Return which error rate has a target, "fpr" or "fnr", and the target."""
     targets = {"fpr": target_fpr, "fnr": target_fnr}
     given = {rate: target for rate, target in targets.items() if target is not None}
     if len(given) != 1:
@@ -115,7 +115,7 @@ def find_operating_point(
     .. [1] S. S. Wilks, "Determination of Sample Sizes for Setting Tolerance Limits", Annals of
        Mathematical Statistics 12, 1941.
     """
-    # Mirrored, a false negative rate is a false positive rate: errors lie above the threshold.
+    # For a false negative rate, the scores are mirrored, so that errors lie above the threshold.
     sign = 1.0 if rate == "fpr" else -1.0
     own = np.sort(sign * scores[harmful == (rate == "fnr")])
     other = sign * scores[harmful == (rate == "fpr")]

@@ -68,7 +68,7 @@ class LanguageShift(NamedTuple):
     width : float
         Standard deviation of the scores within a class, relative to the sources'.
     rows : float
-        Rows that the estimate of the deviation rests on.
+        Number of rows that the deviation was estimated from.
     """
 
     boundary: float
@@ -99,9 +99,9 @@ class LanguagePrior(NamedTuple):
     squeeze : float
         Expected ``q / (w * gap)`` of a language.
     squeeze_spread : float
-        Scale of its t distribution.
+        Scale of the t distribution of ``squeeze``.
     log_width : float
-        Mean logarithm of a held-out source's width.
+        Median logarithm of a held-out source's width.
     misfit : float
         Root mean square distance of a held-out source's best boundary from the midpoint of its
         class means, in standard deviations of its scores. Shots don't reduce it.
@@ -129,13 +129,13 @@ class LanguagePrior(NamedTuple):
         return LanguageShift(self.boundary, deviation, gap, width, WIDTH_ROWS)
 
     def width(self, shots: ScoreStatistics) -> tuple[float, float]:
-        """Estimate the width of a language; also return the rows the estimate rests on."""
+        """Estimate the width of a language; also return the number of rows behind the estimate."""
         rows = WIDTH_ROWS + np.maximum(shots.weight - 1, 0).sum()
         expected = WIDTH_ROWS * np.exp(2 * self.log_width)
         return float(np.sqrt((expected + (shots.residual / self.spread**2).sum()) / rows)), rows
 
     def update(self, shots: ScoreStatistics) -> LanguageShift:
-        """Update by labelled scores of one class or both, any number of them.
+        """Update the prior by any number of labelled scores, of one class or both.
 
         Given the width, (boundary, squeeze) has a normal likelihood and t priors, which are
         mixtures of normals. The normal posterior and the weights of the mixtures are updated in
@@ -235,7 +235,7 @@ def hold_out(
     Parameters
     ----------
     others : Scored
-        LabelledScores of the other source languages.
+        Scores of the other source languages.
     boundary : float
         Their pooled boundary.
     own : Scored
@@ -270,7 +270,7 @@ def learn_prior(sources: Scored, boundary: float, held_out: Sequence[HeldOut]) -
     Parameters
     ----------
     sources : Scored
-        LabelledRows of the source languages.
+        Scores of the source languages.
     boundary : float
         Their pooled boundary.
     held_out : sequence of HeldOut

@@ -71,7 +71,7 @@ def adapt(prior: LanguagePrior, shots: ScoreStatistics, scores: Floats) -> Adapt
     cases = [_sample(model, none_harmful) for none_harmful in (True, False)]
     log_odds = np.log([_NONE_HARMFUL, 1 - _NONE_HARMFUL]) + [case.evidence for case in cases]
     probability = np.exp(log_odds - logsumexp(log_odds))
-    # Parameters: boundary, squeeze, log width; a fourth of the mixture, its share, is left out.
+    # Parameters: boundary, squeeze, log width. The mixture's fourth one, its share, is left out.
     mean = sum(p * case.mean[:3] for p, case in zip(probability, cases, strict=True))
     spread = sum(
         p * (case.covariance[0, 0] + (case.mean[0] - mean[0]) ** 2)

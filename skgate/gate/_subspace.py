@@ -156,7 +156,8 @@ def weighted_quantile(values: Floats, q: float, weight: Floats) -> float:
     Whole weights count rows: the result is :func:`numpy.quantile` of the values, each repeated
     by its weight. A value of weight ``w`` takes the places from ``W`` to ``W + w - 1``, with ``W``
     the weight of the smaller values, or the middle of the two if ``w`` is below 1. The result
-    is the value at the place ``q * (weight.sum() - 1)``.
+    is the value at the share ``q`` of the way from the first place to the last, so equal weights
+    of any size give the unweighted quantile.
 
     Parameters
     ----------
@@ -176,5 +177,6 @@ def weighted_quantile(values: Floats, q: float, weight: Floats) -> float:
     values, weight = values[order], weight[order]
     past = np.cumsum(weight)
     reach = np.minimum(weight - 1, 0) / 2
-    places = np.column_stack([past - weight + reach, past - 1 - reach])
-    return float(np.interp(q * (past[-1] - 1), places.ravel(), np.repeat(values, 2)))
+    places = np.column_stack([past - weight + reach, past - 1 - reach]).ravel()
+    place = places[0] + q * (places[-1] - places[0])
+    return float(np.interp(place, places, np.repeat(values, 2)))

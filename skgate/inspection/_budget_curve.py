@@ -132,9 +132,9 @@ class BudgetCurveDisplay(PanelDisplay):
     ) -> BudgetCurveDisplay:
         """Calibrate copies of gates on more and more shots, and draw how well they decide.
 
-        In each draw, the pool is shuffled once and the first rows of each class and language are
-        the shots. So a smaller budget's shots are among those of a larger one, and every gate gets
-        the same shots.
+        In each draw, the pool is shuffled once, and the first rows of each class and language are
+        the shots. So the shots of a smaller budget are also shots of a larger one, and every gate
+        gets the same shots.
 
         Parameters
         ----------

@@ -140,7 +140,7 @@ def stack_tables(table: Any) -> pd.DataFrame:
 
 
 def check_shares(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Raise a ValueError if a column is there and holds other numbers than 0 to 1."""
+    """Raise a ValueError if one of the columns exists and has values outside 0 to 1."""
     for column in columns:
         if column in frame and not frame[column].dropna().between(0, 1).all():
             values = frame[column].tolist()
@@ -148,7 +148,7 @@ def check_shares(frame: pd.DataFrame, columns: Sequence[str]) -> None:
 
 
 def check_kinds(frame: pd.DataFrame) -> None:
-    """Raise a ValueError if the column ``prompts`` has other values than harmful and harmless."""
+    """Raise a ValueError if the column ``prompts`` has values besides harmful and harmless."""
     unknown = set(frame["prompts"]) - {HARMFUL, HARMLESS}
     if unknown:
         raise ValueError(
@@ -173,7 +173,7 @@ def _check_frame(frame: Any, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _divide(ax: Axes, n_panels: int) -> SubFigure:
-    """Replace an Axes by a figure of its own."""
+    """Replace an Axes by a subfigure in the same place."""
     if not ax.axison:
         raise ValueError(
             "Got an ax that an earlier plot has divided into panels, expected an unused Axes, or "

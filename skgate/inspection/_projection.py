@@ -59,13 +59,13 @@ class ProjectionDisplay(PanelDisplay):
 
     Notes
     -----
-    The axis is the score of the pooled source classifier, ``X @ coef_.T + intercept_`` with its
-    sign towards harmful. On it, the boundary of the source languages is 0. Calibration shifts that
-    score for a language (and may scale it by a positive factor), so the language has an exact
-    boundary on the same axis: where its own ``harm_score`` is 0. On the raw projection on
-    ``direction_``, this would hold for gates of rank 1 only. With ``calibration="refit"``, a
-    language has other coefficients and no such point; use ``score="own"`` then, which shows each
-    prompt's score from its language's own boundary.
+    The axis is the score of the pooled source classifier: ``X @ coef_.T + intercept_``, with the
+    sign that makes it larger for more harmful prompts. On this axis, the boundary of the source
+    languages is 0. Calibration shifts that score for a language (and may scale it by a positive
+    factor). So the language has an exact boundary on the same axis: where its own ``harm_score`` is
+    0. On the raw projection on ``direction_``, this would hold for gates of rank 1 only. With
+    ``calibration="refit"``, a language has other coefficients and no such point. Then use
+    ``score="own"``, which shows each prompt's score from its language's own boundary.
 
     Densities are Gaussian kernel estimates (Scott's rule), each of area 1.
 
@@ -147,8 +147,8 @@ class ProjectionDisplay(PanelDisplay):
         Warns
         -----
         UserWarning
-            If a language's boundary is not a point on the axis, as with ``calibration="refit"``. It
-            is not drawn then.
+            If a language's boundary is not a point on the axis, as with ``calibration="refit"``.
+            This boundary is not drawn.
         """
         if score not in ("source", "own"):
             raise ValueError(f"Got score={score!r}, expected 'source' or 'own'.")

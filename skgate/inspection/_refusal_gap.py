@@ -169,7 +169,7 @@ class RefusalGapDisplay(PanelDisplay):
             True labels.
         refused : array-like of bool of shape (n_prompts,), or mapping of str to such
             Whether the reply to each prompt is a refusal. For several models or conditions, a
-            mapping of name to such.
+            mapping of name to array.
         language : array-like of str of shape (n_prompts,)
             Languages of the prompts.
         {by}

@@ -41,10 +41,11 @@ class SeparabilityDisplay(PanelDisplay):
     """Display of the AUC of the harm direction, by language and by layer or model.
 
     It shows whether a model has the harm signal in a language. Each language has a row of cells.
-    Each layer has a column or, if every model has a single layer, each model. Several models with
-    several layers have a panel each. Languages in which the model refuses few harmful prompts are
-    outlined: with a high AUC, the model has a signal there that it does not act on. It is
-    recommended to use :meth:`from_estimator` or :meth:`from_predictions`.
+    Each layer has a column. If every model has a single layer, each model has a column instead.
+    Several models with several layers have a panel each. Languages in which the model refuses few
+    harmful prompts are outlined. If such a language has a high AUC, the model has a harm signal
+    that it does not act on. It is recommended to use :meth:`from_estimator` or
+    :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -52,7 +53,8 @@ class SeparabilityDisplay(PanelDisplay):
         One row per cell: columns ``model`` (if several), ``layer``, ``language``, ``roc_auc`` and,
         optionally, ``weak`` (bool), which says whether to outline the cell.
     weak_below : float, default=0.5
-        The share of harmful prompts refused below which a cell is ``weak``, for the legend.
+        The threshold that the legend states: a cell is ``weak`` if the model refuses less than this
+        share of harmful prompts.
 
     Attributes
     ----------

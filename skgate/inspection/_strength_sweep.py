@@ -24,10 +24,10 @@ _MEASURES = {"refusal_rate": "harmful prompts refused", "garbled_rate": "replies
 class StrengthSweepDisplay(PanelDisplay):
     """Display of refusals and of garbled replies against the steering strength.
 
-    It helps to choose a strength: enough to refuse harmful prompts, too little to break the model's
-    language. Each model has a column of panels, with refusals above and garbled replies (if
-    measured) below. Each tier (the mean over its languages) or each language has a line. It is
-    recommended to use :meth:`from_estimator` or :meth:`from_predictions`.
+    It helps to choose a strength at which harmful prompts are refused and replies are not garbled.
+    Each model has a column of panels, with refusals above and garbled replies (if measured) below.
+    Each tier (the mean over its languages) or each language has a line. It is recommended to use
+    :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ _PLAIN = str.maketrans(
         **dict.fromkeys(_QUOTES, '"'),
         **dict.fromkeys(_PAUSES, " "),
         **dict.fromkeys("*_\u0640", ""),  # emphasis: Markdown's, and Arabic's long line
-        "\u064a": "\u06cc",  # Arabic yeh and kaf: what Persian writes for its own
+        "\u064a": "\u06cc",  # Arabic yeh and kaf, often used for the Persian letters
         "\u0649": "\u06cc",
         "\u0643": "\u06a9",
     }

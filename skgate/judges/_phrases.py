@@ -23,7 +23,7 @@ _SHIPPED = Path(__file__).with_name("phrases.json")
 
 @set_module("skgate.judges")
 class PhraseJudge(BaseEstimator):
-    """Find refusals by the phrases that they open with, in 23 languages.
+    """Find refusals by their opening phrases, in 23 languages.
 
     It is fast, works offline and gives the same results on every machine. But like every judge that
     looks for words, it is **wrong in both directions**: read the Notes before you report its
@@ -33,10 +33,10 @@ class PhraseJudge(BaseEstimator):
     ----------
     phrases : mapping of str to list of str, path-like or None, default=None
         Further phrases for each language, or a JSON file with such a mapping. They are added to the
-        built-in phrases. Other languages than the built-in ones are allowed.
+        built-in phrases. Languages without built-in phrases are allowed.
     languages : str, iterable of str or None, default=None
         The languages whose phrases to look for. If None, all of them, because models often refuse
-        in another language than that of the prompt.
+        in a language other than that of the prompt.
     opening : int or None, default=200
         The number of characters at the start of a reply within which a refusal must begin. If None,
         it may begin anywhere.
@@ -63,8 +63,8 @@ class PhraseJudge(BaseEstimator):
     - A refusal in other words is missed, so rates are **too low**. This is worse in low-resource
       languages, and worst for models that refuse at length or by changing the subject. Compare
       models or strengths within a language, not languages with each other.
-    - These count as refusals: a reply that declines a part and answers the rest ("I can't help with
-      the lyrics, but ..."), a lack of ability ("Sorry, I can't open links"), and a letter that
+    - These count as refusals: a reply that declines one part and answers the rest ("I can't help
+      with the lyrics, but ..."), a lack of ability ("Sorry, I can't open links"), and a letter that
       quotes an apology.
     - These do not count: an answer followed by a refusal, and a refusal after more than ``opening``
       characters of something else. Remove a model's reasoning from its replies first.
@@ -136,8 +136,8 @@ class PhraseJudge(BaseEstimator):
         ValueError
             If a parameter is invalid, or ``replies`` is a single string.
         TypeError
-            If a reply is not a str (but None, for example), or ``phrases`` is neither a mapping nor
-            a path.
+            If a reply is not a str (for example None), or ``phrases`` is neither a mapping nor a
+            path.
         FileNotFoundError
             If the file ``phrases`` does not exist.
         """

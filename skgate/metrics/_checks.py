@@ -46,7 +46,7 @@ def one_bool_per_row(name: str, values: ArrayLike, n_rows: int | None = None) ->
     Raises
     ------
     ValueError
-        If there are other values, or not one for each row.
+        If there are other values, or if their number is not ``n_rows``.
     """
     array = one_per_row(name, values)
     if n_rows is not None and len(array) != n_rows:

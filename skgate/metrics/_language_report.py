@@ -199,7 +199,7 @@ def language_report(
 
 
 def _choose_measures(y_pred: Any, y_score: Any, refused: Any) -> dict[str, bool]:
-    """Choose the measures of what is given: by name, whether a larger value is better."""
+    """Choose the measures that the input allows: by name, whether a larger value is better."""
     if y_pred is None and y_score is None and refused is None:
         raise ValueError("Got y_pred=None, y_score=None, refused=None, expected one of them.")
     ranking = {} if y_score is None else _RANKING
@@ -247,7 +247,7 @@ def _validate(
 
 
 def _measure(rows: pd.DataFrame, by: str, columns: list[str]) -> pd.DataFrame:
-    """Measure each group of rows; measures of what is not given are NaN."""
+    """Measure each group of rows; measures whose input is not given are NaN."""
     measured = {name: _measure_group(group) for name, group in rows.groupby(by)}
     return pd.DataFrame(measured, index=columns, dtype=float).T
 
@@ -272,7 +272,7 @@ def _measure_group(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def decision_measures(harmful: NDArray[np.bool_], called: NDArray[np.bool_]) -> dict[str, float]:
-    """Measure the decisions on a group of rows; what its rows do not define is NaN."""
+    """Measure the decisions on a group of rows; undefined measures are NaN."""
     n_harmful, n_harmless = int(harmful.sum()), int((~harmful).sum())
     hits, alarms = int((harmful & called).sum()), int((~harmful & called).sum())
     fpr, fnr = _ratio(alarms, n_harmless), _ratio(n_harmful - hits, n_harmful)

@@ -40,8 +40,8 @@ class LanguageScorer(BaseEstimator):
         and the scores or probabilities of the harmful class.
     response_method : {"predict", "decision_function", "predict_proba"}, list of these or None, \
 default=None
-        The method whose results a callable metric gets. From a list, it is the first that the
-        estimator has. If None, "predict". Not allowed with a name, which implies it.
+        The method whose results a callable metric gets. In a list, the first method that the
+        estimator has is used. If None, "predict". Not allowed with a name, which implies it.
     greater_is_better : bool, default=True
         If False, the sign of a callable metric is flipped. Not allowed with a name.
     aggregate : {"pooled", "macro", "worst"}, default="pooled"
@@ -49,8 +49,8 @@ default=None
         languages' scores, "worst" their minimum.
     pos_label : label or None, default=None
         The harmful class. If None, the ``harmful_label_`` of the estimator or of its gate; else
-        "harmful", 1 or True if one of these is among the classes; else the class beside "harmless";
-        else the second class.
+        "harmful", 1 or True if one of these is among the classes; else the class that is not
+        "harmless"; else the second class.
     language_column : str or None, default=None
         The column of ``X`` with the languages, for estimators that read them from there. Only
         ``aggregate`` uses it; the estimator gets ``X`` alone.
@@ -133,9 +133,9 @@ default=None
         y : array-like of shape (n_samples,)
             The true labels.
         language : array-like of str of shape (n_samples,) or None, default=None
-            The language of each row, which the estimator gets.
+            The language of each row, passed to the estimator.
         sample_weight : array-like of shape (n_samples,) or None, default=None
-            The weight of each row, which the metric gets.
+            The weight of each row, passed to the metric.
 
         Returns
         -------
@@ -176,8 +176,8 @@ default=None
         Returns
         -------
         request : MetadataRequest
-            ``language`` is requested, ``sample_weight`` is neither requested nor refused, unless
-            ``set_score_request`` has changed that.
+            By default, ``language`` is requested, and ``sample_weight`` is neither requested nor
+            refused. ``set_score_request`` changes this.
         """
         request = MetadataRequest(owner=self)
         wanted = {"language": True, "sample_weight": None, **getattr(self, "_score_request", {})}

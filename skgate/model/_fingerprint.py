@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-# 8-byte words per checksummed row. Odd: sums are modulo 2**64, where the highest bits, signs, of an
-# even number of words cancel, and matrices repeat after even numbers of them.
+# 8-byte words per checksummed row. The number is odd because sums are modulo 2**64: there, the
+# highest bits (the signs) of an even number of words cancel, and matrices repeat after even numbers
+# of words.
 _CHUNK = 4095
 # Attributes that change no activation, or that the first forward pass sets.
 _NO_SETTINGS = {
@@ -34,7 +35,7 @@ _NO_SETTINGS = {
     "layers_are_rescaled",  # RWKV's
     "compute_type_is_set",  # bitsandbytes'
 }
-_NO_SETTINGS |= set(dir(nn.Module))  # what a replaced method is called
+_NO_SETTINGS |= set(dir(nn.Module))  # the names of methods that may be replaced
 # Entries of a configuration that change no activation.
 _INERT = {
     "architectures",
@@ -193,7 +194,8 @@ def _describe_other_configs(modules: Iterable[nn.Module], config: Any) -> list[s
     or copied it. Attention implementations are set per configuration.
     """
     own = [config, *(part for part in config.__dict__.values() if hasattr(part, "to_dict"))]
-    found = {id(part): part for child in modules if (part := child.__dict__.get("config"))}
+    parts = (child.__dict__.get("config") for child in modules)
+    found = {id(part): part for part in parts if hasattr(part, "to_dict")}
     others = [found[key] for key in found.keys() - set(map(id, own))]
     strange: set[str] = set()
     if others:

@@ -136,8 +136,8 @@ def load_language_model(
     Returns
     -------
     language_model : LanguageModel
-        The same object in each call with equal arguments, even if they are written differently,
-        until a file of a local model or tokenizer changes.
+        The same object in each call with equivalent arguments, until a file of a local model or
+        tokenizer changes.
     """
     model = os.fspath(model)
     options = dict(model_kwargs or {})

@@ -1,4 +1,4 @@
-"""The one loop that generates replies, steered or not."""
+"""The loop that generates all replies, steered or not."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Engine:
         Parameters
         ----------
         params : SteeringWrapper
-            Its parameters ``generate_kwargs``, ``batch_tokens`` and ``verbose`` count.
+            Only its parameters ``generate_kwargs``, ``batch_tokens`` and ``verbose`` are used.
         reader : PromptReader
             The model, and how prompts become token ids.
         generate_kwargs : mapping

@@ -38,13 +38,13 @@ def find_option(name: str, options: Mapping[str, Any], model: Any, tokenizer: An
     model : PreTrainedModel
         The model, for its ``generation_config``.
     tokenizer : PreTrainedTokenizerBase or None, default=None
-        Where to look last, for the ids of special tokens.
+        Searched last, for the ids of special tokens.
 
     Returns
     -------
     value : object
-        The first value that is not None: of the arguments, of a ``generation_config`` among them,
-        of the model's, of the tokenizer. None if there is none.
+        The first value that is not None. The arguments are searched first, then a
+        ``generation_config`` among them, the model's, and the tokenizer. None if there is none.
     """
     places = (options.get("generation_config"), getattr(model, "generation_config", None))
     found = [options.get(name), *(getattr(place, name, None) for place in (*places, tokenizer))]
@@ -71,7 +71,7 @@ def check_decoding(model: Any, options: Mapping[str, Any]) -> None:
 
 
 def check_own_inputs(options: Mapping[str, Any]) -> None:
-    """Raise a ValueError if ``options`` bring inputs, which the prompts already are."""
+    """Raise a ValueError if ``options`` contain model inputs: the prompts are the input."""
     for name in _OWN_INPUTS:
         if options.get(name) is not None:
             raise ValueError(f"Got {name}, expected none: the prompts are the input.")

@@ -1,4 +1,4 @@
-"""Whether left padding, which ``generate`` needs, leaves a model's activations as they are."""
+"""Whether left padding, which ``generate`` needs, leaves a model's activations unchanged."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class SteeringParts:
         Raises
         ------
         ValueError
-            If the pipeline has other steps, which would give the gate another space than the
+            If the pipeline has other steps. The gate's direction would then not be one of the
             residual stream.
         """
         pipeline = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
@@ -127,12 +127,12 @@ class SteeringParts:
         return prompts, None if language is None else check_language(language, len(prompts))
 
     def open_reader(self) -> PromptReader:
-        """Load the model and resolve what is read of it.
+        """Load the model and resolve what is read from it.
 
         Returns
         -------
         reader : PromptReader
-            Of a model that can generate.
+            Reads a model that can generate.
 
         Raises
         ------
@@ -149,7 +149,7 @@ class SteeringParts:
         return reader
 
     def check_gate(self, reader: PromptReader) -> int:
-        """Make sure that the fitted gate belongs to what is read, and find the layer to steer at.
+        """Check that the gate was fitted on what is read now, and find the layer to steer at.
 
         Parameters
         ----------
@@ -190,12 +190,12 @@ def assemble(params: BuildParams) -> BaseEstimator:
     Parameters
     ----------
     params : SteeringWrapper
-        Its parameters ``gate``, ``model``, ``tokenizer`` and ``layer`` count.
+        Only its parameters ``gate``, ``model``, ``tokenizer`` and ``layer`` are used.
 
     Returns
     -------
     pipeline : Pipeline, or one in a FrozenEstimator
-        Of the same objects, not copied.
+        Made of the same objects, not of copies.
     """
     given = {name: getattr(params, name) for name in ("model", "tokenizer", "layer")}
     gate = params.gate

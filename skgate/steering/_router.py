@@ -54,9 +54,10 @@ class Router:
         languages: npt.NDArray[Any] | None,
         n_prompts: int,
     ) -> None:
-        self._gate = gate
+        self.direction = gate.direction_
         self._book = gate.language_book_
-        self._detect = gate.unknown_language == "detect"
+        self._unknown_language = gate.unknown_language
+        self._version = gate_version(gate)
         self._add = strength * projection_unit(gate) if on_harmful else 0.0
         self._ablate = 1.0 if on_harmless else 0.0
         self._actions = on_harmless or "none", on_harmful or "none"
@@ -72,8 +73,8 @@ class Router:
         Parameters
         ----------
         batch : list of int or None
-            The places of the batch's prompts in the call. None: every row of the batch is a
-            prompt, in the one language (if any), and no decision is kept.
+            The places of the batch's prompts in the call. If None, every row of the batch is a
+            prompt, all are in the one language (if any), and no decision is kept.
 
         Returns
         -------
@@ -88,7 +89,9 @@ class Router:
             if language is not None:
                 language = np.repeat(language, n_prompts) if batch is None else language[batch]
             activations = rows[::repeats].double().cpu().numpy()
-            scores, found = self._book.decide(activations, language, detect=self._detect)
+            scores, found = self._book.decide(
+                activations, language, detect=self._unknown_language == "detect"
+            )
             if not np.isfinite(scores).all():
                 raise RuntimeError(
                     "The gate read activations that are not finite, as after an overflow in "
@@ -103,7 +106,7 @@ class Router:
 
     def warn_unseen(self) -> None:
         """Warn if many prompts are in languages that the gate does not know."""
-        if self._languages is None and self._book.detects(self._gate.unknown_language):
+        if self._languages is None and self._book.detects(self._unknown_language):
             warn_unseen(self._book, self._found)
 
     def decisions(self) -> pd.DataFrame:
@@ -115,7 +118,7 @@ class Router:
                 "harmful": harmful,
                 "harm_score": self._scores,
                 "action": np.array(self._actions, dtype=object)[harmful.astype(int)],
-                "gate_version": gate_version(self._gate),
+                "gate_version": self._version,
             },
             index=range(len(harmful)),
         )
@@ -143,6 +146,6 @@ def projection_unit(gate: LatentGate) -> float:
 
 
 def gate_version(gate: LatentGate) -> str:
-    """Hash everything that a gate's decisions follow from into 12 hexadecimal digits."""
+    """Hash everything that determines a gate's decisions into 12 hexadecimal digits."""
     deciding = gate.language_book_.deciding(gate.unknown_language)
     return digest(gate.direction_.tobytes(), deciding)[:12]

@@ -1,4 +1,4 @@
-"""Refusals counted: layer by layer, strength by strength, and of the model as it is."""
+"""Count refusals by layer, by strength, and of the unsteered model."""
 
 from __future__ import annotations
 
@@ -110,15 +110,15 @@ def generate_alike(
     Parameters
     ----------
     wrapper : SteeringWrapper
-        With a fitted gate, for the layer and the direction.
+        Wrapper whose fitted gate defines the layer and the direction.
     prompts : sequence of str or list of dict
         Checked prompts.
     generate_kwargs : mapping
         Arguments of the model's ``generate``, which override those of the wrapper.
     add : float, default=0.0
-        Added along the direction, in the activations' unit.
+        Amount to add along the direction, in the activations' unit.
     ablate : float, default=0.0
-        Share of the component along the direction to take out.
+        Share of the component along the direction to remove.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def generate_unsteered(
     Parameters
     ----------
     wrapper : SteeringWrapper
-        Its model and its parameters count.
+        Wrapper that defines the model and the parameters.
     prompts : sequence of str or list of dict
         Checked prompts.
     generate_kwargs : mapping

@@ -28,7 +28,7 @@ Steering = Callable[[bool, int | None], AbstractContextManager[None]]
 
 
 class SteeredView:
-    """A view of a model, and its end.
+    """A steered view of a model, and a way to close it.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def _offset(position: str | int) -> int | None:
 
 
 def _width(given: dict[str, Any]) -> int | None:
-    """Count the tokens of the prompts; None if the model makes them up."""
+    """Count the tokens of the prompts; None if the arguments do not contain them."""
     for name in ("inputs", "input_ids", "inputs_embeds"):
         if given.get(name) is not None:
             return int(given[name].shape[1])

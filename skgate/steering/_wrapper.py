@@ -56,12 +56,13 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         :class:`LatentGate`; the transformer defines model, layer, position and template. A
         LatentGate alone needs ``model`` and ``layer``. With a fitted gate, ``fit`` is not needed.
     model : str, path, PreTrainedModel or None, default=None
-        The model for a LatentGate alone, as in :class:`ActivationTransformer`, whose other
-        parameters then have their defaults. ``clone`` shares a live model and never copies it.
+        The model, if ``gate`` is a LatentGate alone, as in :class:`ActivationTransformer`. The
+        transformer's other parameters then have their defaults. ``clone`` shares a live model and
+        never copies it.
     tokenizer : str, PreTrainedTokenizerBase or None, default=None
-        The tokenizer for a LatentGate alone, as in :class:`ActivationTransformer`.
+        The tokenizer, if ``gate`` is a LatentGate alone, as in :class:`ActivationTransformer`.
     layer : int or None, default=None
-        The layer for a LatentGate alone, as in :class:`ActivationTransformer`.
+        The layer, if ``gate`` is a LatentGate alone, as in :class:`ActivationTransformer`.
     strength : float, default=1.0
         Steering strength ``lambda``, in units of the gate's ``projection_gap_``, the distance
         between harmless and harmful source prompts along its direction. See
@@ -76,8 +77,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     generate_kwargs : dict or None, default=None
         Arguments of the model's ``generate``, such as ``max_new_tokens``.
     batch_tokens : int or "auto", default="auto"
-        Prompt tokens per batch, padding included. A longer prompt is a batch of its own. "auto"
-        means 2,048 on a CPU and 16,384 on an accelerator.
+        Largest number of prompt tokens per batch, padding included. A longer prompt is a batch of
+        its own. "auto" means 2,048 on a CPU and 16,384 on an accelerator.
     verbose : bool, default=False
         Whether to show a progress bar.
 
@@ -95,7 +96,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    With ``v`` the gate's ``direction_`` and ``h`` the output of the block at its layer [1]_::
+    Let ``v`` be the gate's ``direction_`` and ``h`` the output of the block at the gate's layer.
+    The edits are [1]_::
 
         harmful:   h <- h + lambda * projection_gap_ * v   at the final prompt token and after
         harmless:  h <- h - (h . v) v                      at every token
@@ -104,9 +106,9 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     model's activations. This is checked once per model and layer. Otherwise a batch holds prompts
     of equal length only.
 
-    The edits are computed in float32, whatever the model's precision. With the same decisions, the
-    same batch and a model in float32, the text is the same as that of extracting, deciding and
-    generating one after the other.
+    The edits are computed in float32, whatever the model's precision. For a model in float32, the
+    text is the same as if activations were extracted first, decisions made next, and replies
+    generated last, given the same decisions and batches.
 
     Greedy search, sampling, beam search, several return sequences, streamers and generation without
     a cache are supported. Chunked prefill, a cache that already holds other tokens, assisted
@@ -329,7 +331,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
             Only with ``return_decisions=True``. Columns ``language`` (as given or detected; None
             if the gate does not know it), ``harmful`` (bool), ``harm_score`` (greater than 0 means
             harmful), ``action`` ("add", "ablate" or "none") and ``gate_version``, a hash of
-            everything that the gate's decisions follow from.
+            everything that determines the gate's decisions.
 
         Raises
         ------
@@ -343,9 +345,9 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         Warns
         -----
         UserWarning
-            If the gate has never seen a language that is given. Or if no language is given and more
-            than a tenth of the prompts look like none of the languages that the gate knows, unless
-            the decisions are neither acted on nor returned.
+            If the gate has never seen a given language. Also if no language is given and more than
+            a tenth of the prompts resemble none of the known languages. The second warning is left
+            out if the decisions are neither acted on nor returned.
         """
         self._validate_params()
         parts = find_fitted_parts(self)
@@ -354,14 +356,14 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         reader = parts.open_reader()
         layer = parts.check_gate(reader)
         engine = Engine.of(self, reader, generate_kwargs)
-        replies = engine.generate(items, layer, parts.gate.direction_, router.route)
+        replies = engine.generate(items, layer, router.direction, router.route)
         if return_decisions or self.on_harmful or self.on_harmless:
             router.warn_unseen()
         return (replies, router.decisions()) if return_decisions else replies
 
     @contextmanager
     def attach(self, language: str | None = None) -> Iterator[Any]:
-        """Lend a steered view of the model; the model itself is not steered.
+        """Open a steered view of the model; the model itself is not steered.
 
         The view is an object of the model's class. Its ``generate`` works in any thread, with
         streamers and chats, and in ``pipeline("text-generation", model=steered, tokenizer=...)``. A
@@ -393,7 +395,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         router = self._router(parts, languages, 1)
         reader = parts.open_reader()
         layer = parts.check_gate(reader)
-        view = open_view(reader, layer, parts.gate.direction_, router.route(None))
+        view = open_view(reader, layer, router.direction, router.route(None))
         try:
             yield view.model
         finally:
@@ -403,7 +405,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     def score(self, X: Any, y: Any, language: Any = None) -> float:
         """Compute the selectivity of the replies: harmful minus harmless prompts refused.
 
-        With languages, it is the mean over them.
+        If languages are given, the selectivity is averaged over them.
 
         Parameters
         ----------
@@ -444,9 +446,9 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     ) -> pd.DataFrame:
         """Measure how many refusals are left when one layer's harm direction is ablated.
 
-        At each layer alone, the harm direction is learned and then ablated from every token while
-        the model answers harmful validation prompts of the source languages. The paper steers at
-        the layer with the lowest refusal rate (arXiv:2606.01196).
+        The harm direction is learned at each layer. It is then ablated at that layer alone, from
+        every token, while the model answers harmful validation prompts of the source languages. The
+        paper steers at the layer with the lowest refusal rate (arXiv:2606.01196).
 
         Parameters
         ----------

@@ -123,6 +123,15 @@ def test_a_weighted_gap_is_that_of_the_repeated_rows():
     assert projection_gap(projections, harmful, weight) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("weight", [1e-6, 0.5 / 60, 1 / 60, 1.0])
+def test_equal_weights_of_any_size_do_not_change_the_gap(weight):
+    rng = np.random.default_rng(23)
+    projections, harmful = rng.normal(size=60), rng.random(60) < 0.5
+    expected = np.quantile(projections[harmful], 0.75) - np.quantile(projections[~harmful], 0.25)
+    gap = projection_gap(projections, harmful, np.full(60, weight))
+    assert gap == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("weight", [0.3, 1.0, 2.0])
 def test_a_weight_that_hardly_differs_hardly_changes_the_gap(weight):
     rng = np.random.default_rng(22)

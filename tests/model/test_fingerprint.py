@@ -163,3 +163,9 @@ def test_the_weights_fingerprint_of_shards():
         assert fingerprint_weights(module) != before
     finally:
         distributed.destroy_process_group()
+
+
+def test_a_module_may_have_a_config_of_its_own_kind():
+    model = make_model("llama")
+    model.model.layers[0].config = {"window": 3}
+    assert fingerprint_structure(model.model) == fingerprint_structure(model.model)

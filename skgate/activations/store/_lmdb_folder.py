@@ -230,7 +230,7 @@ def _check_format(environment: lmdb.Environment, path: str) -> None:
 
 
 def _pad_to_full_length(environment: lmdb.Environment, data: str) -> None:
-    """Fill a truncated file with zeros: they fail their checksum, but a gap kills the process."""
+    """Fill a truncated file with zeros, which fail the checksum; a gap would kill the process."""
 
     def full_length() -> int:
         return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]

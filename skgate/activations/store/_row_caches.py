@@ -37,7 +37,7 @@ class RowCache(Protocol):
         """Add arrays of shape (n_prompts, d), one per layer."""
 
     def claim(self, prompts: Sequence[bytes]) -> AbstractContextManager[list[bool]]:
-        """Lock the prompts that nobody else is computing; tell for each whether it is locked."""
+        """Lock the prompts that nobody else is computing; return whether each one was locked."""
 
 
 class NoRowCache:
