@@ -11,6 +11,9 @@ from .activations import ActivationStore as ActivationStore
 from .activations import ActivationTransformer as ActivationTransformer
 from .gate import LatentGate as LatentGate
 from .gate import OperatingPoint as OperatingPoint
+from .model._registry import release_models as release_models
+from .model._registry import set_max_models as set_max_models
 from .steering import SteeringWrapper as SteeringWrapper
+from .steering import relocate as relocate
 
 __version__: str

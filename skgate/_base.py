@@ -27,6 +27,8 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import _check_sample_weight
 
+from skgate._routing import check_language_is_routed
+
 __all__ = [
     "HasMethods",
     "Interval",
@@ -134,6 +136,7 @@ class SharedModelMixin:
     _shared_params: ClassVar[tuple[str, ...]] = _LIVE
 
     def __sklearn_clone__(self) -> Self:
+        check_language_is_routed()
         params = {
             name: value if name in self._shared_params else sklearn_clone(value, safe=False)
             for name, value in self.get_params(deep=False).items()  # type: ignore[attr-defined]  # (BaseEstimator's)

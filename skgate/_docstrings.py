@@ -10,8 +10,9 @@ T = TypeVar("T")
 
 _TEXTS: dict[str, str] = {
     "activations": """\
-X : array-like of shape (n_prompts, d)
-    Activations, and the language column if ``language_column`` is set.""",
+X : array-like or DataFrame of shape (n_prompts, d)
+    Activations, and the language column if ``language_column`` is set. A DataFrame may be of
+    pandas, polars, pyarrow or another library.""",
     "language": """\
 language : str or array-like of str of shape (n_prompts,), default=None
     Languages of the prompts, one for all or one each. If None, see ``unknown_language``.""",
@@ -47,15 +48,17 @@ language : str or array-like of str of shape (n_prompts,), default=None
     Languages of the prompts, one for all or one each, unless they are a column of ``X``.""",
     "pipeline_X": """\
 X : list, Series, array or DataFrame of length n_prompts
-    Prompts, as the gate's pipeline takes them.""",
+    Prompts, as the gate's pipeline takes them. A Series or DataFrame may be of pandas, polars,
+    pyarrow or another library.""",
     "pipeline_prompts": """\
 prompts : list, Series, array or DataFrame of length n_prompts
-    Prompts, as the gate's pipeline takes them.""",
+    Prompts, as the gate's pipeline takes them. A Series or DataFrame may be of pandas, polars,
+    pyarrow or another library.""",
     "pos_label": """\
 pos_label : label or None, default=None
-    The harmful class. If None, it is "harmful", 1 or True if one of these is among the labels, else
-    the label that is not "harmless", else the second of the two in sorted order (with a warning if
-    the labels are strings).""",
+    The harmful class. If None, it is "harmful" in upper or lower case, else the label beside
+    "harmless", else 1 beside 0 or -1 (True beside False), else the second of the two in sorted
+    order, with a warning.""",
     "refused": """\
 refused : array-like of bool of shape (n_samples,)
     Whether the reply to each prompt is a refusal, as decided by a judge. 1 and 0 are allowed

@@ -53,6 +53,9 @@ class ActivationSource:
     settings : str, default=""
         Version of transformers and fingerprint of the model's configuration and module settings,
         such as "5.23.0/0f3a". "" means not known.
+    date : str, default=""
+        The date that the chat template was rendered with, as "2026-01-01"; "" if it does not read
+        the clock.
 
     See Also
     --------
@@ -83,6 +86,7 @@ class ActivationSource:
     layer: tuple[int, ...]
     position: str | int
     settings: str = ""
+    date: str = ""
 
     def describe_change(self, other: ActivationSource) -> str:
         """Describe how another source differs, for error messages.
@@ -130,7 +134,7 @@ class ActivationSource:
 
 
 def check_same_source(
-    fitted_on: ActivationSource, found: ActivationSource, what: str = "the gate"
+    fitted_on: ActivationSource, found: ActivationSource, than: str = "the gate was fitted on"
 ) -> None:
     """Raise an error if activations come from another source than those used in ``fit``.
 
@@ -140,8 +144,8 @@ def check_same_source(
         Source of the activations used in ``fit``.
     found : ActivationSource
         Source of the activations given now.
-    what : str, default="the gate"
-        What was fitted, for the message.
+    than : str, default="the gate was fitted on"
+        Where ``fitted_on`` comes from, for the message.
 
     Raises
     ------
@@ -151,8 +155,8 @@ def check_same_source(
     change = fitted_on.describe_change(found)
     if change:
         raise ValueError(
-            f"Got activations of another source than {what} was fitted on: {change}. Expected the "
-            "same model, tokenizer, template, layer, position and module settings."
+            f"Got activations of another source than {than}: {change}. Expected the "
+            "same model, tokenizer, template, layer, position, module settings and date."
         )
 
 

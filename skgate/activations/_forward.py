@@ -20,7 +20,7 @@ from torch import nn
 
 from skgate.model._batching import widest_pair
 from skgate.model._residual_stream import read_blocks
-from skgate.model._rope import depends_on_length, length_boundaries
+from skgate.model._rope import depends_on_length, length_boundaries, reset_positions
 from skgate.model._trials import differ, is_exact, record_trial, trial_result
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def read_batch(
     if requests[0].index is not None:
         index = torch.tensor([(request.index or 0) - skip for request in requests])
     device = language_model.input_device
+    reset_positions(language_model.backbone)
     rows = read_blocks(
         language_model.backbone,
         language_model.blocks,

@@ -15,11 +15,12 @@ from skgate.model._fingerprint import (
 )
 from skgate.model._loading import LanguageModel, open_language_model
 from skgate.model._prompts import PromptFormat, Request, encode_prompts
+from skgate.model._templates import check_template_date
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from skgate._validation import Prompt
+    from skgate._messages import Prompt
 
 
 class Readable(Protocol):
@@ -33,6 +34,7 @@ class Readable(Protocol):
     system_prompt: str | None
     chat_template_kwargs: Mapping[str, Any] | None
     truncate: bool
+    template_date: str
     dtype: Any
     device: Any
     revision: str | None
@@ -104,6 +106,7 @@ class PromptReader:
             layer=self.layers,
             position="last" if self.position == -1 else self.position,
             settings=structure.settings,
+            date=self.prompt_format.date(tokenizer),
         )
 
 
@@ -123,8 +126,9 @@ def open_reader(transformer: Readable) -> PromptReader:
     Raises
     ------
     ValueError
-        If a layer is out of range, or a parameter does not go with a live model.
+        If a layer is out of range, the date is none, or a parameter does not go with a live model.
     """
+    template_date = check_template_date(transformer.template_date)  # before a model is loaded
     language_model = open_language_model(
         transformer.model,
         tokenizer=transformer.tokenizer,
@@ -140,6 +144,7 @@ def open_reader(transformer: Readable) -> PromptReader:
             system_prompt=transformer.system_prompt,
             chat_template_kwargs=transformer.chat_template_kwargs or {},
             truncate=transformer.truncate,
+            template_date=template_date,
         ),
         layers=check_layers(transformer.layer, len(language_model.blocks)),
         position=transformer.position,

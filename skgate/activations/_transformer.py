@@ -63,7 +63,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         prompt (``t_post_inst`` in [1]_). "instruction" is the last token of the user's last
         message (``t_inst``). "mean" averages over all tokens of the prompt. A negative integer
         counts from the end of the formatted prompt.
-    tokenizer : str, PreTrainedTokenizerBase or None, default=None
+    tokenizer : str, path, PreTrainedTokenizerBase or None, default=None
         Tokenizer of the model. If None, it is loaded from the id or path of the model.
     chat_template : bool, default=True
         Whether to format prompts with the tokenizer's chat template. Pass False for base and
@@ -97,6 +97,10 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
     truncate : bool, default=False
         Whether to cut the end of an instruction that exceeds the model's context. The text that
         the template puts after the instruction is kept. If False, such a prompt raises an error.
+    template_date : str, default="2026-01-01"
+        Date that the chat template sees if it reads the clock, such as Llama-3.2's. A prompt's
+        activation then does not change from day to day, and ``SteeringWrapper.generate`` uses the
+        same date. Other templates ignore it.
     verbose : bool, default=False
         Whether to show a progress bar, the memory that the cache will need, and shortcuts that
         the model does not support (see Notes).
@@ -174,6 +178,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         "revision": [None, str],
         "model_kwargs": [None, dict],
         "truncate": ["boolean"],
+        "template_date": [str],
         "verbose": ["boolean"],
     }
 
@@ -195,6 +200,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         revision: str | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         truncate: bool = False,
+        template_date: str = "2026-01-01",
         verbose: bool = False,
     ) -> None:
         self.model = model
@@ -212,6 +218,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         self.revision = revision
         self.model_kwargs = model_kwargs
         self.truncate = truncate
+        self.template_date = template_date
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -222,7 +229,8 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         ----------
         X : list, Series, array or one-column DataFrame of length n_prompts
             Prompts: each a str (one user turn) or a conversation (list of
-            ``{"role", "content"}`` dicts).
+            ``{"role", "content"}`` dicts). Content is a str or a list of text parts
+            (``{"type": "text", "text": ...}``). Keys whose value is None are ignored.
         y : Ignored
             Not used, present for API consistency.
 
@@ -244,7 +252,8 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         ----------
         X : list, Series, array or one-column DataFrame of length n_prompts
             Prompts: each a str (one user turn) or a conversation (list of
-            ``{"role", "content"}`` dicts).
+            ``{"role", "content"}`` dicts). Content is a str or a list of text parts
+            (``{"type": "text", "text": ...}``). Keys whose value is None are ignored.
 
         Returns
         -------
@@ -255,12 +264,18 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         ------
         ValueError
             If a parameter is out of range, a prompt is empty, too long or too short for the
-            position, or the tokenizer can't format it.
+            position, or the tokenizer can't format it. If the chat template renders different
+            prompts alike.
         RuntimeError
             If the model's blocks ignore hooks, as compiled blocks do.
         OSError
             If the store's folder can't be written to or its disk is full. Batches that were
             committed are kept.
+
+        Warns
+        -----
+        UserWarning
+            If the chat template reads the clock, once per process and template.
         """
         self._validate_params()
         prompts = check_prompts(X)

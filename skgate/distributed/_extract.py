@@ -68,7 +68,8 @@ def extract(
         there and reuses them in later calls.
     output : str or path
         Folder to create, on a disk that all nodes of the cluster share. It appears when all files
-        are written. Until then they are in ``<output>.incomplete-<number>`` beside it.
+        are written. Until then they are in ``<output>.incomplete-<number>`` beside it. The files
+        hold all columns of the input, so also the texts of the prompts.
     prompt_column : str, default="prompt"
         Column with the prompts: each a str (one user turn) or a conversation (list of
         ``{"role", "content"}`` dicts).

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skgate._validation import PromptError
+from skgate._messages import PromptError
 from skgate.distributed._row_error import RowError
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,10 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skgate._docstrings import fill_docstring
+from skgate._frames import to_plain
+from skgate._labels import plain_labels
 from skgate._provenance import ActivationSource, check_same_source, recall
+from skgate._routing import check_language_is_routed
 from skgate._validation import check_language
 from skgate.gate._input import split_language
 from skgate.gate._languages import LanguageBook, Languages, check_known, warn_unseen
@@ -166,7 +169,9 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
             Share of prompts with the right label.
         """
         predicted = self.predict(X, language)
-        return float(accuracy_score(y, predicted, sample_weight=sample_weight))
+        return float(
+            accuracy_score(plain_labels(y), predicted, sample_weight=to_plain(sample_weight))
+        )
 
     @fill_docstring
     def predict_language_proba(self, X: Any) -> Floats:
@@ -200,6 +205,11 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X, _ = split_language(X, None, self.language_column)
         return self.language_book_.language_proba(self._check_activations(X))
+
+    def __sklearn_clone__(self) -> Self:
+        check_language_is_routed()
+        copy: Self = super().__sklearn_clone__()
+        return copy
 
     def _check_prompts(self, X: Any, language: Any) -> tuple[Floats, Languages | None]:
         """Check unlabelled rows and their languages."""

@@ -10,13 +10,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import issparse
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import validate_data
 
-from skgate._base import find_stack_level
-from skgate._validation import check_language, resolve_harmful_label
+from skgate._base import _check_sample_weight, find_stack_level
+from skgate._frames import to_plain
+from skgate._labels import plain_labels, resolve_harmful_label
+from skgate._validation import check_language
+from skgate.gate._languages import Languages
+from skgate.gate._subspace import Floats
 
 
 def split_language(X: Any, language: Any, column: str | int | None) -> tuple[Any, Any]:
-    """Split the language column from X, if there is one."""
+    """Split the language column from X, if there is one; a frame of any library is made pandas'."""
+    X = to_plain(X)
     if column is None:
         return X, language
     if language is not None:
@@ -53,6 +59,52 @@ def split_language(X: Any, language: Any, column: str | int | None) -> tuple[Any
     return np.delete(X, column, axis=1), X[:, column]
 
 
+def check_rows(
+    gate: Any, X: Any, y: Any, language: Any, sample_weight: Any, *, reset: bool
+) -> tuple[Floats, npt.NDArray[Any], Languages | None, Floats]:
+    """Check labelled rows and drop those of weight 0.
+
+    Parameters
+    ----------
+    gate : LatentGate
+        Its parameter ``language_column`` counts, and with ``reset`` it learns the width of ``X``
+        and the names of its columns, which else are compared.
+    X : array-like or frame of shape (n, d)
+        Activations; with ``language_column``, one column more.
+    y : array-like of shape (n,)
+        Labels.
+    language : str, array-like of str of shape (n,) or None
+        Languages.
+    sample_weight : array-like of shape (n,) or None
+        Weights.
+    reset : bool
+        Whether the gate is being fitted.
+
+    Returns
+    -------
+    X, y, language, weight : ndarrays of length n_rows
+        The rows of positive weight; ``language`` may be None.
+
+    Raises
+    ------
+    ValueError
+        If something has another length, is missing or not finite, or no weight is positive.
+    """
+    X, language = split_language(X, language, gate.language_column)
+    X, y = validate_data(gate, X, plain_labels(y), dtype=np.float64, reset=reset)
+    language = None if language is None else check_language(language, len(X))
+    weight = _check_sample_weight(
+        to_plain(sample_weight), X, dtype=np.float64, ensure_non_negative=True
+    )
+    present = weight > 0
+    if not present.any():
+        raise ValueError("Got sample_weight=0 for every row, expected some positive weights.")
+    if not present.all():
+        X, y, weight = X[present], y[present], weight[present]
+        language = None if language is None else language[present]
+    return X, y, language, weight
+
+
 def find_classes(y: npt.NDArray[Any], harmful_label: Any) -> tuple[npt.NDArray[Any], Any]:
     """Find the two classes, sorted, and which of them is harmful."""
     check_classification_targets(y)
@@ -72,7 +124,7 @@ def check_labels(labels: Any, classes: npt.NDArray[Any], name: str) -> None:
     """Raise a ValueError for labels that the gate was not fitted on; None passes."""
     if labels is None:
         return
-    unknown = sorted(set(np.asarray(labels).tolist()) - set(classes.tolist()), key=repr)
+    unknown = sorted(set(np.asarray(to_plain(labels)).tolist()) - set(classes.tolist()), key=repr)
     if unknown:
         raise ValueError(f"Got {unknown} in {name}, expected labels out of {classes.tolist()}.")
 

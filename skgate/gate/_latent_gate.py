@@ -9,35 +9,39 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
+from sklearn.utils.validation import check_is_fitted, check_scalar
 
 from skgate._base import (
     Interval,
     StrOptions,
     VersionedPickle,
-    _check_sample_weight,
     _fit_context,
     set_module,
 )
 from skgate._docstrings import fill_docstring
+from skgate._labels import plain_labels
 from skgate._provenance import ActivationSource, recall
-from skgate._validation import check_language
 from skgate.gate._calibration import Calibrator, Evidence
 from skgate.gate._decisions import LanguageClassifier, harmful_sign
 from skgate.gate._detector import LanguageDetector
-from skgate.gate._input import check_labels, find_classes, select_sources, split_language
+from skgate.gate._input import (
+    check_labels,
+    check_rows,
+    find_classes,
+    select_sources,
+    split_language,
+)
 from skgate.gate._languages import (
     NO_COPY,
     Language,
     LanguageBook,
-    Languages,
     names_in,
     warn_idle,
     warn_uncertain,
 )
 from skgate.gate._operating_point import OperatingPoint, check_target, find_operating_point
 from skgate.gate._source import learn_source
-from skgate.gate._subspace import Floats, projection_gap
+from skgate.gate._subspace import projection_gap
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -75,8 +79,8 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         Column of ``X`` that holds the language, by name or (in arrays) by index, used instead of
         the keyword ``language``.
     harmful_label : str, int, bool or None, default=None
-        Label of harmful prompts. If None: "harmful", 1 or True if among the classes, else the
-        class that is not "harmless", else ``classes_[1]``, with a warning if that is a string.
+        Label of harmful prompts. If None: "harmful" in upper or lower case, else the class beside
+        "harmless", else 1 beside 0 or -1 (True beside False), else ``classes_[1]``, with a warning.
 
     Attributes
     ----------
@@ -230,7 +234,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         ----------
         {activations}
         y : array-like of shape (n_prompts,)
-            Labels of two classes.
+            Labels of two classes: bools, numbers or strings.
         language : str or array-like of str of shape (n_prompts,), default=None
             Languages of the prompts, one for all or one each. If None, there is one pooled source.
         {sample_weight}
@@ -245,12 +249,19 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         Raises
         ------
         ValueError
-            If ``X`` is sparse or not finite, ``y`` does not have two classes, ``language`` has
-            another length, no source language is among the rows, or the class means are equal.
+            If ``X`` is sparse or not finite, ``y`` does not have two classes or has missing labels,
+            ``language`` has another length, no source language is among the rows, each of several
+            source languages has one class only, or the class means are equal.
+
+        Warns
+        -----
+        UserWarning
+            If the labels don't tell which is harmful, or if the share of harmful rows differs so
+            much between the source languages that ``direction_`` points from one to another.
         """
         # A failed fit leaves the gate unchanged: attributes are set at the end.
         stand_in = copy(self)
-        X, y, language, weight = _check_rows(stand_in, X, y, language, sample_weight, reset=True)
+        X, y, language, weight = check_rows(stand_in, X, y, language, sample_weight, reset=True)
         classes, harmful_label = find_classes(y, self.harmful_label)
         harmful = y == harmful_label
         is_source = select_sources(language, self.source_languages, len(X))
@@ -342,9 +353,9 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         """
         if not hasattr(self, "classes_"):
             if classes is not None:
-                check_labels(classes, np.unique(y), "classes")
+                check_labels(classes, np.unique(plain_labels(y)), "classes")
             return self.fit(X, y, language=language, sample_weight=sample_weight)
-        X, y, language, weight = _check_rows(self, X, y, language, sample_weight, reset=False)
+        X, y, language, weight = check_rows(self, X, y, language, sample_weight, reset=False)
         check_labels(classes, self.classes_, "classes")
         check_labels(y, self.classes_, "y")
         self._check_source(X)
@@ -620,23 +631,6 @@ def _take(gate: LatentGate, book: LanguageBook) -> LatentGate:
     """Set the language book of a gate, and the attributes that are computed from it."""
     gate.__dict__.update(book.describe(harmful_sign(gate)), language_book_=book)
     return gate
-
-
-def _check_rows(
-    gate: LatentGate, X: Any, y: Any, language: Any, sample_weight: Any, *, reset: bool
-) -> tuple[Floats, npt.NDArray[Any], Languages | None, Floats]:
-    """Check labelled rows and drop those of weight 0."""
-    X, language = split_language(X, language, gate.language_column)
-    X, y = validate_data(gate, X, y, dtype=np.float64, reset=reset)
-    language = None if language is None else check_language(language, len(X))
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    present = weight > 0
-    if not present.any():
-        raise ValueError("Got sample_weight=0 for every row, expected some positive weights.")
-    if not present.all():
-        X, y, weight = X[present], y[present], weight[present]
-        language = None if language is None else language[present]
-    return X, y, language, weight
 
 
 def _check_one_language(language: Any) -> None:

@@ -126,7 +126,13 @@ def learn_source(
     Raises
     ------
     ValueError
-        If a class is missing or the class means are equal.
+        If a class is missing, each of several languages has one class only, or the class means are
+        equal.
+
+    Warns
+    -----
+    UserWarning
+        If much of the difference between the classes is one between languages.
     """
     if harmful.all() or not harmful.any():
         raise ValueError(
@@ -137,6 +143,7 @@ def learn_source(
     if language is not None:
         groups = {name: language == name for name in sorted(set(language))}
     sums, weights = class_sums(X, harmful, weight, list(groups.values()))
+    _check_both_classes(list(groups), weights)
     pooled = direction_between(sums.sum(axis=0), weights.sum(axis=0))
     if pooled is None:
         raise ValueError(
@@ -172,6 +179,19 @@ def learn_source(
             zip(groups, zip(sums.sum(axis=1), weights.sum(axis=1), strict=True), strict=True)
         ),
         _units=np.array([0 * pooled if unit is None else unit for unit in found]) @ space,
+    )
+
+
+def _check_both_classes(languages: list[str], weights: Floats) -> None:
+    """Raise a ValueError if no language has rows of both classes: a direction needs one."""
+    if (weights > 0).all(axis=1).any():
+        return
+    classes = zip(languages, weights[:, 1] > 0, strict=True)
+    found = ", ".join(f"{name!r} ({'harmful' if one else 'harmless'})" for name, one in classes)
+    raise ValueError(
+        f"Got source languages with one class each in y: {found}. Expected both classes in at "
+        "least one language: otherwise the direction separates languages, not harmful from "
+        "harmless prompts."
     )
 
 

@@ -80,12 +80,10 @@ def cosine_within(direction: Floats, sums: Floats, weights: Floats) -> float:
     Returns
     -------
     cosine : float
-        Cosine to the languages' mean difference of class means, weighted by their rows; 1 if no
-        language has both classes.
+        Cosine to the mean difference of class means within the languages that have both classes, at
+        least one, weighted by their rows.
     """
     whole = (weights > 0).all(axis=1)
-    if not whole.any():
-        return 1.0
     share = weights[whole].sum(axis=1) / weights[whole].sum()
     means = np.tensordot(share, sums[whole] / weights[whole][..., None], axes=1)
     within = direction_between(means, np.ones(2))

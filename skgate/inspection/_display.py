@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from skgate._frames import to_plain
 from skgate.inspection._estimators import by_name
 from skgate.inspection._style import HARMFUL, HARMLESS
 
@@ -128,7 +129,7 @@ def stack_tables(table: Any) -> pd.DataFrame:
     """Stack the tables of several models, given by name; a single table is returned as it is."""
     if not isinstance(table, Mapping):
         return table
-    named = by_name(table, "table")
+    named = {name: to_plain(one) for name, one in by_name(table, "table").items()}
     for name, one in named.items():
         if not isinstance(one, pd.DataFrame):
             raise TypeError(
@@ -158,6 +159,7 @@ def check_kinds(frame: pd.DataFrame) -> None:
 
 
 def _check_frame(frame: Any, columns: tuple[str, ...]) -> pd.DataFrame:
+    frame = to_plain(frame)
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(f"Got frame of type {type(frame).__name__}, expected a DataFrame.")
     missing = [column for column in columns if column not in frame]

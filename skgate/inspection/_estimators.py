@@ -12,6 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from skgate._frames import to_plain
 from skgate._validation import check_language
 from skgate.gate._input import split_language
 from skgate.gate._latent_gate import LatentGate
@@ -76,7 +77,7 @@ def open_gate(estimator: Any, X: Any, language: Any) -> OpenedGate:
     opened : OpenedGate
         A copy of the gate, the rows and the languages.
     """
-    last = _thaw(estimator)
+    last, X = _thaw(estimator), to_plain(X)
     if not isinstance(last, LatentGate | Pipeline):
         from skgate.steering import SteeringWrapper
         from skgate.steering._pipeline import find_fitted_parts

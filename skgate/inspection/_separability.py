@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline
 
 from skgate._base import find_stack_level, set_module
 from skgate._docstrings import fill_docstring
+from skgate._frames import to_plain
 from skgate._validation import check_language, check_prompts
 from skgate.gate._subspace import harm_direction
 from skgate.inspection._display import PanelDisplay
@@ -435,14 +436,16 @@ def _per_model(values: Any, models: Mapping[str, Any], name: str) -> dict[str, A
 
 def _check_scores(values: Any, layer: Any, n_rows: int) -> Iterator[tuple[Any, Floats]]:
     """Split scores into layers."""
-    table = np.asarray(values, dtype=np.float64)
+    table = np.asarray(to_plain(values), dtype=np.float64)
     table = table[:, np.newaxis] if table.ndim == 1 else table
     if table.ndim != 2 or len(table) != n_rows or not np.isfinite(table).all():
         raise ValueError(
             f"Got y_score of shape {np.shape(values)}, expected ({n_rows},) or ({n_rows}, "
             "n_layers), all finite."
         )
-    layers = list(range(table.shape[1]) if layer is None else np.atleast_1d(layer).tolist())
+    layers = list(
+        range(table.shape[1]) if layer is None else np.atleast_1d(to_plain(layer)).tolist()
+    )
     if len(layers) != table.shape[1] or len(set(layers)) < len(layers):
         raise ValueError(
             f"Got layer={layers}, expected {table.shape[1]} different ones, one per column of "

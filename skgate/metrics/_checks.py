@@ -6,23 +6,27 @@ from collections.abc import Hashable, Mapping, Sized
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from skgate._validation import resolve_harmful_label
+from skgate._frames import to_plain
+from skgate._labels import find_missing, resolve_harmful_label
 
 
 def one_per_row(name: str, values: ArrayLike) -> NDArray[Any]:
     """Turn ``values`` into a one-dimensional array without missing values."""
+    values = to_plain(values)
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(
             f"Got {name} of shape {array.shape}, expected one value per row: (n_samples,)."
         )
     # In an array with texts, NaN has become the text "nan": look at the original values.
-    original = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=object)
-    if pd.isna(original).any():
-        raise ValueError(f"Got missing values in {name}, expected a value in each row.")
+    original = array if isinstance(values, np.ndarray) else np.asarray(values, dtype=object)
+    row = find_missing(original)
+    if row is not None:
+        raise ValueError(
+            f"Got {name}[{row}]={original[row]!r}, a missing value, expected a value in each row."
+        )
     return array
 
 
@@ -76,4 +80,4 @@ def harmful_class(name: str, labels: list[Any], pos_label: Hashable | None) -> A
         raise ValueError(
             f"Got labels of different types in {name}, {distinct}, expected one type."
         ) from error
-    return resolve_harmful_label(classes, pos_label, "pos_label")
+    return resolve_harmful_label(classes, pos_label, "pos_label", name)

@@ -18,7 +18,9 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_consistent_length, column_or_1d
 
 from skgate._base import find_stack_level, set_module
-from skgate._validation import check_language, resolve_harmful_label
+from skgate._frames import to_plain
+from skgate._labels import resolve_harmful_label
+from skgate._validation import check_language
 from skgate.metrics._checks import one_per_row
 
 
@@ -151,7 +153,7 @@ default=None
             If there is a language and the estimator's method does not take it.
         """
         scorer = self._make_scorer()
-        weight = None if sample_weight is None else column_or_1d(sample_weight)
+        weight = None if sample_weight is None else column_or_1d(to_plain(sample_weight))
         check_consistent_length(X, y, weight)
         view = _HarmfulView(estimator, X, language, self.pos_label)
         harmful = view.is_harmful("y", y)
@@ -262,6 +264,7 @@ default=None
                 "language_column= and X with that column. (In cross-validation, language= needs "
                 "sklearn.set_config(enable_metadata_routing=True).)"
             )
+        X = to_plain(X)
         if self.language_column not in getattr(X, "columns", ()):
             raise ValueError(
                 f"Got X without a column {self.language_column!r}, expected a DataFrame with the "
@@ -287,7 +290,7 @@ class _HarmfulView(ClassifierMixin, BaseEstimator):
             raise ValueError(f"Got an estimator with classes {self._known}, expected two classes.")
         if pos_label is None:
             pos_label = getattr(_find_gate(estimator), "harmful_label_", None)
-        self._harmful = resolve_harmful_label(self._known, pos_label, "pos_label")
+        self._harmful = resolve_harmful_label(self._known, pos_label, "pos_label", "classes_")
         self.classes_ = np.array([0, 1])
 
     def is_harmful(self, name: str, labels: ArrayLike) -> NDArray[np.int_]:

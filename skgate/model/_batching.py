@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -69,11 +70,12 @@ def length_batches(
         Indices into ``lengths``, each exactly once.
     """
     batches: list[list[int]] = []
+    ordered = boundaries if isinstance(boundaries, range) else sorted(boundaries)
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
         longest = lengths[batches[-1][0]] if batches else 0
         n_prompts = len(batches[-1]) + 1 if batches else 1
         full = n_prompts * longest > budget or n_prompts * (reused + longest) > room
-        apart = any(lengths[i] <= boundary < longest for boundary in boundaries)
+        apart = bisect_left(ordered, lengths[i]) < bisect_left(ordered, longest)
         if not batches or full or apart or (longest != lengths[i] and not padding):
             batches.append([])
         batches[-1].append(i)

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -31,6 +32,7 @@ _CHUNK = 4095
 _NO_SETTINGS = {
     "training",
     "name_or_path",
+    "vocab_size",  # (not kept up to date when embeddings are resized, whose weights say it)
     "gradient_checkpointing",
     "layers_are_rescaled",  # RWKV's
     "compute_type_is_set",  # bitsandbytes'
@@ -69,7 +71,32 @@ _INERT = {
     "_name_or_path",
 }
 _ADAPTER_STATE = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
+# Settings of a slow tokenizer that change no token id.
+_NO_TOKENIZER_SETTINGS = {
+    "clean_up_tokenization_spaces",
+    "is_local",
+    "local_files_only",
+    "model_max_length",
+    "use_fast",
+}
+_MODEL_SETTINGS = (  # of a fast tokenizer's BPE, WordPiece, WordLevel or Unigram model
+    "dropout",
+    "unk_token",
+    "unk_id",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "max_input_chars_per_word",
+    "fuse_unk",
+    "byte_fallback",
+    "ignore_merges",
+)
+_SAMPLED_TOKENS = 64
+_MAX_STATES = 8
+_SHORT_PROBE = "How do I boil an egg? 如何? Как? 12.5%\n\tx_y"
 _PROBE = "How do I kill a process? Jinsi gani? 如何? Как? كيف? ทำอย่างไร? bawo ni? 12.5%\n\tx_y"
+
+# By tokenizer: its backend, and fingerprints by what _sample found. Calls alternate between states.
+_of_tokenizers: WeakKeyDictionary[Any, tuple[Any, dict[str, str]]] = WeakKeyDictionary()
 
 
 def digest(*parts: object) -> str:
@@ -225,7 +252,16 @@ def _to_json(values: dict[str, Any]) -> str:
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Fingerprint a tokenizer by its vocabulary size, special tokens and the ids of a sample text.
+    """Fingerprint everything in a tokenizer that decides the token ids of a text.
+
+    A fast tokenizer is fingerprinted by its whole backend: vocabulary, merges, added tokens,
+    normalizer, pre-tokenizer and post-processor. A slow one is by vocabulary, merges and settings.
+    Padding and truncation don't count, as calls change them; nor does the chat template, which is
+    part of the prompt format.
+
+    The fingerprint of an object is cached. It is computed again if something of it changes that
+    can be compared quickly: its backend, its number of tokens, added and special tokens, all parts
+    of the backend but the vocabulary, a sample of the vocabulary, and the ids of a sample text.
 
     Parameters
     ----------
@@ -235,9 +271,103 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     Returns
     -------
     fingerprint : str
-        32 hexadecimal digits.
+        32 hexadecimal digits, the same for equal tokenizers.
     """
-    return digest(len(tokenizer), sorted(tokenizer.all_special_tokens), tokenizer(_PROBE).input_ids)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not hasattr(backend, "to_str"):
+        backend = None
+    known = _of_tokenizers.get(tokenizer)
+    if known is None or known[0] is not backend:
+        known = _of_tokenizers[tokenizer] = backend, {}
+    state = _sample(tokenizer, backend)
+    fingerprint = known[1].get(state)
+    if fingerprint is None:
+        if len(known[1]) >= _MAX_STATES:
+            known[1].clear()
+        fingerprint = known[1][state] = digest(
+            (backend and _describe_backend(backend)) or _describe_slow(tokenizer),
+            _special_tokens(tokenizer),
+            bool(getattr(tokenizer, "split_special_tokens", False)),
+        )
+    return fingerprint
+
+
+def _sample(tokenizer: Any, backend: Any) -> str:
+    """Describe what of a tokenizer can be compared in less than a millisecond."""
+    described = [
+        len(tokenizer),
+        _special_tokens(tokenizer),
+        getattr(tokenizer, "split_special_tokens", None),
+    ]
+    if backend is None:
+        return repr([*described, _added_tokens(tokenizer), tokenizer(_PROBE).input_ids])
+    model = backend.model
+    described += [getattr(model, name, None) for name in _MODEL_SETTINGS]
+    for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        part = getattr(backend, name)
+        described.append(_part_state(part))
+    step = max(1, len(tokenizer) // _SAMPLED_TOKENS)
+    described.append([backend.id_to_token(i) for i in range(0, len(tokenizer), step)])
+    described += [backend.get_added_tokens_decoder(), backend.encode(_SHORT_PROBE).ids]
+    return repr(described)
+
+
+def _part_state(part: Any) -> object:
+    try:
+        return None if part is None else part.__getstate__()
+    except Exception:  # tokenizers' plain Exception: parts that are written in Python have none
+        return repr(part)
+
+
+def _describe_backend(backend: Any) -> str | None:
+    """Describe a fast tokenizer's backend, except padding and truncation, which come first.
+
+    None if the backend has parts that are written in Python, which have no description.
+    """
+    try:
+        text = backend.to_str()
+    except Exception:  # tokenizers raises a plain Exception
+        return None
+    _, name, rest = text.partition('"added_tokens":')  # (quotes inside values are escaped)
+    return rest if name else text
+
+
+def _describe_slow(tokenizer: Any) -> list[Any]:
+    """Describe a tokenizer that is written in Python."""
+    try:
+        vocabulary = sorted(tokenizer.get_vocab().items(), key=itemgetter(1, 0))
+    except NotImplementedError:
+        vocabulary = []
+    pieces: Any = getattr(tokenizer, "sp_model", None)  # SentencePiece's
+    merges = getattr(tokenizer, "bpe_ranks", None) or {}
+    settings = {
+        name: value
+        for name, value in getattr(tokenizer, "init_kwargs", {}).items()
+        if isinstance(value, bool | int) and name not in _NO_TOKENIZER_SETTINGS
+    }
+    return [
+        type(tokenizer).__qualname__,
+        vocabulary,
+        sorted(merges.items(), key=itemgetter(1)),
+        pieces.serialized_model_proto() if hasattr(pieces, "serialized_model_proto") else None,
+        sorted(settings.items()),
+        _added_tokens(tokenizer),
+        tokenizer(_PROBE).input_ids,
+    ]
+
+
+def _added_tokens(tokenizer: Any) -> list[tuple[int, str]]:
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return sorted((i, repr(token)) for i, token in added.items())
+
+
+def _special_tokens(tokenizer: Any) -> list[tuple[str, str]]:
+    """List the special tokens by their roles, except padding, which no activation depends on."""
+    return sorted(
+        (name, str(token))
+        for name, token in getattr(tokenizer, "special_tokens_map", {}).items()
+        if name != "pad_token"
+    )
 
 
 def _settings(module: nn.Module) -> list[tuple[str, Any]]:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import joblib
 import torch
 from torch import nn
 
+from skgate.model._blocks import find_blocks
+from skgate.model._checkpoints import find_adapter, load_model, load_tokenizer
+from skgate.model._lengths import max_prompt_length
+from skgate.model._places import locate
+from skgate.model._registry import Registry, models
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "subfolder", "token")
-_OTHER_MODALITIES = ("vision", "visual", "audio", "speech", "image")
-_NO_LIMIT = 10**9  # tokenizers without a limit report about 1e30
+_MAX_TOKENIZERS = 4  # of each loaded model
+
+# What only a model given as an id or path is loaded with; a live one asks for these defaults.
+LOADING_DEFAULTS = {"dtype": "auto", "device": "auto", "revision": None, "model_kwargs": None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +74,6 @@ class LanguageModel:
         return torch.device(device)
 
 
-_OF_MODELS_BY_ID = {"dtype": "auto", "device": "auto", "revision": None, "model_kwargs": None}
-
-_loaded: dict[str, tuple[object, LanguageModel]] = {}
-_loading = threading.Lock()
-
-
 def open_language_model(model: Any, *, tokenizer: Any = None, **options: Any) -> LanguageModel:
     """Load a model by id or path, or find the parts of a live one.
 
@@ -98,7 +99,7 @@ def open_language_model(model: Any, *, tokenizer: Any = None, **options: Any) ->
     """
     if isinstance(model, str | os.PathLike):
         return load_language_model(model, tokenizer=tokenizer, **options)
-    for name, default in _OF_MODELS_BY_ID.items():
+    for name, default in LOADING_DEFAULTS.items():
         value = options.get(name, default)
         if value != default:
             raise ValueError(
@@ -124,11 +125,14 @@ def load_language_model(
 ) -> LanguageModel:
     """Load a model and its tokenizer by Hugging Face id or local path, once per process.
 
+    The model is kept in the registry of :mod:`skgate.model._registry`, with the tokenizers that
+    were loaded for it. Tokenizers share it, as its activations only depend on token ids.
+
     Parameters
     ----------
     model : str or path
         The id or path.
-    tokenizer : str, PreTrainedTokenizerBase or None
+    tokenizer : str, path, PreTrainedTokenizerBase or None
         Taken from the model's own id if None.
     dtype, device, revision, model_kwargs
         See :class:`skgate.ActivationTransformer`.
@@ -136,34 +140,62 @@ def load_language_model(
     Returns
     -------
     language_model : LanguageModel
-        The same object in each call with equivalent arguments, until a file of a local model or
-        tokenizer changes.
+        The model and its parts. It is the same object in each call with equal arguments, even if
+        they are written differently, until a file of a local model or tokenizer changes or the
+        model is released. With a live tokenizer, the model is the same.
+
+    Raises
+    ------
+    OSError
+        If there is no checkpoint at this place.
     """
-    model = os.fspath(model)
     options = dict(model_kwargs or {})
-    if isinstance(tokenizer, os.PathLike):
-        tokenizer = os.fspath(tokenizer)
-    live_tokenizer = tokenizer if not isinstance(tokenizer, str | None) else None
-    places = [_place(model), _place(tokenizer or model) if live_tokenizer is None else ""]
+    subfolder = options.get("subfolder")
+    place = locate(model)
+    stamp, base = [place.modified(subfolder)], None
+    if place.is_folder and "gguf_file" not in options:
+        adapter = find_adapter(place, revision, options)
+        if adapter is not None:
+            base = adapter.base.path
+            stamp.append(adapter.base.modified())
     key = joblib.hash(
-        (
-            places,
-            id(live_tokenizer) if live_tokenizer is not None else None,
-            str(dtype).removeprefix("torch."),
-            str(device),
-            revision,
-            options,
-        )
+        (place.path, base, str(dtype).removeprefix("torch."), str(device), revision, options)
     )
-    modified = [_modified(place) for place in places]
-    with _loading:
-        if key not in _loaded or _loaded[key][0] != modified:
-            if live_tokenizer is None:
-                live_tokenizer = _load_tokenizer(tokenizer or model, revision, options)
-            _loaded.pop(key, None)  # frees the old model before the new one is loaded
-            loaded = _load_model(model, dtype, device, revision, options)
-            _loaded[key] = modified, find_parts(loaded, live_tokenizer)
-        return _loaded[key][1]
+
+    def load() -> _Loaded:
+        return _Loaded(load_model(place, dtype, device, revision, options))
+
+    if not isinstance(tokenizer, str | os.PathLike | None):
+        return find_parts(models.get(key, stamp, load).model, tokenizer)
+    words = place if tokenizer is None else locate(tokenizer, "tokenizer")
+    own = dict(options)
+    if words.path != place.path:
+        for name in ("gguf_file", "subfolder"):  # these are inside the model's folder
+            own.pop(name, None)
+    find = partial(load_tokenizer, words, revision, own)
+    changed = words.modified(own.get("subfolder"))
+
+    def load_both() -> _Loaded:
+        found = find()  # first: if it is missing, no model was loaded in vain
+        loaded = load()
+        loaded.open(words.path, changed, lambda: found)
+        return loaded
+
+    return models.get(key, stamp, load_both).open(words.path, changed, find)
+
+
+class _Loaded:
+    """A model in the registry, and the tokenizers that were loaded for it."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self._by_tokenizer: Registry[LanguageModel] = Registry(_MAX_TOKENIZERS)
+
+    def open(
+        self, path: str, stamp: object, load: Callable[[], PreTrainedTokenizerBase]
+    ) -> LanguageModel:
+        """Find the parts of the model, with the tokenizer at a place."""
+        return self._by_tokenizer.get(path, stamp, lambda: find_parts(self.model, load()))
 
 
 def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
@@ -202,11 +234,6 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
         )
     text_config = config.get_text_config()
     backbone = whole.base_model
-    stated = [
-        getattr(text_config, "max_position_embeddings", None),
-        getattr(tokenizer, "model_max_length", None),
-    ]
-    limits = [int(limit) for limit in stated if limit is not None and 0 < limit < _NO_LIMIT]
     stack, blocks = find_blocks(backbone, text_config.num_hidden_layers)
     return LanguageModel(
         model=model,
@@ -215,90 +242,5 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
         stack=stack,
         blocks=blocks,
         hidden_size=int(text_config.hidden_size),
-        max_length=min(limits, default=None),
+        max_length=max_prompt_length(config, backbone),
     )
-
-
-def find_blocks(backbone: nn.Module, n_layers: int) -> tuple[nn.Module, nn.ModuleList]:
-    """Find the outermost list of ``n_layers`` modules of the text model, and its owner."""
-    lists: list[tuple[str, nn.ModuleList]] = [
-        (name, module)
-        for name, module in backbone.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) == n_layers
-        and not any(word in name for word in _OTHER_MODALITIES)
-    ]
-    if not lists:
-        raise ValueError(
-            f"Got a {type(backbone).__name__} without a list of num_hidden_layers={n_layers} "
-            "blocks, expected one module per layer."
-        )
-    name, blocks = min(lists, key=lambda found: found[0].count("."))
-    first: dict[nn.Module, int] = {}
-    for i, block in enumerate(blocks):
-        if first.setdefault(block, i) != i:
-            raise ValueError(
-                f"Got a {type(backbone).__name__} whose layers {first[block]} and {i} are the same "
-                "block, expected a separate block for each layer, as copy.deepcopy makes. A hook "
-                "can't tell the runs of one block apart."
-            )
-    return backbone.get_submodule(name.rpartition(".")[0]), blocks
-
-
-def _load_model(
-    model: str,
-    dtype: str | torch.dtype,
-    device: str | torch.device,
-    revision: str | None,
-    options: dict[str, Any],
-) -> PreTrainedModel:
-    import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    hub = {name: options[name] for name in (*_HUB_OPTIONS, "trust_remote_code") if name in options}
-    config = options.get("config") or transformers.AutoConfig.from_pretrained(
-        model, revision=revision, **hub
-    )
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    is_causal = any(name in causal for name in config.architectures or ())
-    remote = getattr(config, "auto_map", None) or {}
-    auto = (
-        transformers.AutoModelForCausalLM
-        if is_causal or "AutoModelForCausalLM" in remote
-        else transformers.AutoModel
-    )
-    loaded: PreTrainedModel = auto.from_pretrained(model, revision=revision, dtype=dtype, **options)
-    if "device_map" not in options:
-        loaded = loaded.to(_resolve_device(device))  # type: ignore[arg-type]  # (stubs: str only)
-    loaded.train(False)
-    return loaded
-
-
-def _load_tokenizer(
-    tokenizer: str, revision: str | None, options: dict[str, Any]
-) -> PreTrainedTokenizerBase:
-    import transformers
-
-    hub = {name: options[name] for name in (*_HUB_OPTIONS, "trust_remote_code") if name in options}
-    return transformers.AutoTokenizer.from_pretrained(tokenizer, revision=revision, **hub)
-
-
-def _resolve_device(device: str | torch.device) -> torch.device:
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _place(path: str) -> str:
-    """Normalize the path of a folder; return an id unchanged."""
-    return os.path.realpath(path) if os.path.isdir(path) else path
-
-
-def _modified(path: str) -> tuple[tuple[str, int], ...]:
-    """List when each file of a local checkpoint was last written; () for an id."""
-    if not os.path.isdir(path):
-        return ()
-    with os.scandir(path) as files:
-        return tuple(sorted((f.name, f.stat().st_mtime_ns) for f in files if f.is_file()))

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from skgate._validation import PromptError
+from skgate._messages import PromptError, find_half_surrogate
 from skgate.model._fingerprint import digest
+from skgate.model._templates import PROBES, ChatTemplate, stable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
-    from skgate._validation import Message, Prompt
+    from skgate._messages import Message, Prompt
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,30 @@ class PromptFormat:
         Further arguments of ``tokenizer.apply_chat_template``.
     truncate : bool
         Whether instructions that exceed the model's context are cut at their end.
+    template_date : str
+        The date shown to templates that read the clock.
     """
 
     chat_template: bool = True
     system_prompt: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     truncate: bool = False
+    template_date: str = "2026-01-01"
+
+    def template(self, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
+        """Make the template that conversations are rendered with."""
+        return ChatTemplate(tokenizer, self.chat_template_kwargs, self.template_date)
+
+    def date(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """Return the date that prompts depend on; "" if no template reads the clock."""
+        return self.template(tokenizer).date if self.chat_template else ""
 
     def fingerprint(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        """Hash everything that decides the text around a prompt."""
+        """Hash everything that decides the text around a prompt, except the date."""
         if not self.chat_template:
             return digest("plain")
         template = self.chat_template_kwargs.get("chat_template", tokenizer.chat_template)
-        arguments = _stable(sorted(self.chat_template_kwargs.items()))
+        arguments = stable(sorted(self.chat_template_kwargs.items()))
         return digest(template, self.system_prompt, arguments)
 
     def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -93,6 +105,26 @@ class PromptFormat:
                 "Got chat_template=True, but the tokenizer has no chat template. Pass "
                 "chat_template=False to use prompts as they are (base and encoder models), or pass "
                 "a template: chat_template_kwargs={'chat_template': ...}."
+            )
+        place = find_half_surrogate(self.system_prompt or "")
+        if place is not None:
+            raise ValueError(
+                f"Got a system_prompt with half a surrogate pair at character {place}, expected "
+                "whole characters."
+            )
+        template = self.template(tokenizer)
+        if template.loses("user"):
+            raise ValueError(
+                "Got a chat_template that renders two different prompts alike, so that the model "
+                "would not see them. Expected one that writes the text of the messages, given as a "
+                "str or as a list of {'type': 'text', 'text': ...}. Pass another one: "
+                "chat_template_kwargs={'chat_template': ...}."
+            )
+        if self.system_prompt is not None and template.loses("system"):
+            raise ValueError(
+                "Got a system_prompt, but the chat template does not write system messages. Pass "
+                "system_prompt=None, or a template that writes them: "
+                "chat_template_kwargs={'chat_template': ...}."
             )
 
 
@@ -207,6 +239,9 @@ class _Renderer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat) -> None:
         self.tokenizer = tokenizer
         self.format = prompt_format
+        self.template = prompt_format.template(tokenizer)
+        if prompt_format.chat_template:
+            self.template.tell_date()
         self._plain_surroundings: tuple[str, str] | None = None
 
     def render(self, prompt: Prompt, row: int) -> str:
@@ -252,12 +287,7 @@ class _Renderer:
 
     def _apply(self, messages: list[Message], row: int) -> str:
         try:
-            return self.tokenizer.apply_chat_template(  # type: ignore[return-value]  # (a str, not tokenized)
-                [dict(message) for message in messages],
-                tokenize=False,
-                add_generation_prompt=True,
-                **self.format.chat_template_kwargs,
-            )
+            return self.template.render(messages)
         except Exception as error:
             raise PromptError(
                 row, f"was rejected by the tokenizer's chat template: {error}"
@@ -285,26 +315,16 @@ class _Renderer:
                 [*messages[:last], {**messages[last], "content": c}, *messages[last + 1 :]],
                 row,
             )
-            for c in "ab"
+            for c in PROBES
         )
+        if one == two:
+            raise PromptError(
+                row,
+                "has a last message of the user that the chat template does not write, expected "
+                "one that it does: position='instruction' and truncate=True look for it.",
+            )
         prefix, suffix = _common_length(one, two), _common_length(one[::-1], two[::-1])
         return one[:prefix], one[len(one) - suffix :]
-
-
-def _stable(value: Any) -> Any:
-    """Replace functions by what the template sees of them, which is the same in every process."""
-    if isinstance(value, dict):
-        return {key: _stable(part) for key, part in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(map(_stable, value))
-    if not callable(value):
-        return value
-    from transformers.utils.chat_template_utils import get_json_schema
-
-    try:
-        return get_json_schema(value)
-    except Exception:  # no schema can be made: the template gets the function itself
-        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _common_length(one: str, two: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skgate.steering._relocation import relocate
 from skgate.steering._wrapper import SteeringWrapper
 
-__all__ = ["SteeringWrapper"]
+__all__ = ["SteeringWrapper", "relocate"]

@@ -11,19 +11,22 @@ import numpy.typing as npt
 import torch
 from tqdm.auto import tqdm
 
+from skgate._messages import PromptError
 from skgate.model._batching import length_batches, token_budget, widest_pair
+from skgate.model._lengths import count_positions
 from skgate.model._residual_stream import eval_mode, steer_block
-from skgate.model._rope import length_boundaries
+from skgate.model._rope import has_dynamic_frequencies, length_boundaries, reset_positions
 from skgate.steering._generation import (
     check_decoding,
     check_own_inputs,
     find_option,
+    find_reply_length,
     generate_batch,
 )
 from skgate.steering._padding import left_padding_is_exact
 
 if TYPE_CHECKING:
-    from skgate._validation import Prompt
+    from skgate._messages import Prompt
     from skgate.activations._reader import PromptReader
     from skgate.model._prompts import Request
     from skgate.steering._router import RouteOfBatch
@@ -117,9 +120,19 @@ class Engine:
         -------
         replies : list of str, or list of list of str with several return sequences
             In the order of the prompts.
+
+        Raises
+        ------
+        PromptError
+            If a prompt is too long, by itself or with its reply.
         """
         language_model = self.reader.language_model
-        requests = self.reader.encode(prompts)
+        try:
+            requests = self.reader.encode(prompts)
+        except PromptError as error:
+            error.name = "prompts"  # what generate calls them
+            raise
+        self._check_lengths(requests)
         replies: list[list[str]] = [[]] * len(requests)
         with (
             tqdm(
@@ -128,6 +141,7 @@ class Engine:
             eval_mode(language_model.backbone),
         ):
             for batch in self._batches(requests, layer):
+                reset_positions(language_model.backbone)
                 with steer_block(
                     language_model.stack,
                     language_model.blocks[layer],
@@ -146,14 +160,35 @@ class Engine:
             return [texts[0] for texts in replies]
         return replies
 
+    def _check_lengths(self, requests: Sequence[Request]) -> None:
+        """Raise an error for a prompt whose reply may run out of learned positions."""
+        language_model = self.reader.language_model
+        backbone: Any = language_model.backbone
+        n_positions = count_positions(backbone.config, backbone)
+        option, n_tokens = find_reply_length(self.options, language_model.model)
+        if n_positions is None or n_tokens is None:
+            return
+        for row, request in enumerate(requests):
+            n_prompt = len(request.ids)
+            total = n_tokens + (n_prompt if option == "max_new_tokens" else 0)
+            if total > n_positions:
+                raise PromptError(
+                    row,
+                    f"has {n_prompt} tokens, which makes up to {total} with {option}={n_tokens}, "
+                    f"expected at most {n_positions}: the model has only that many learned "
+                    f"positions. Shorten the prompt, or lower {option}.",
+                    "prompts",
+                )
+
     def _batches(self, requests: Sequence[Request], layer: int) -> list[list[int]]:
         """Split prompts into batches, the longest first, padded only if that changes nothing."""
         language_model = self.reader.language_model
         lengths = [len(request.ids) for request in requests]
         budget = token_budget(self.batch_tokens, language_model.input_device, _BATCH_TOKENS_ON_CPU)
-        if len(set(lengths)) == 1:
-            return length_batches(lengths, budget)
-        boundaries = length_boundaries(language_model.backbone.config)
+        config = language_model.backbone.config
+        if len(set(lengths)) == 1 or has_dynamic_frequencies(config):
+            return length_batches(lengths, budget, padding=False)
+        boundaries = length_boundaries(config)
         long, short = (requests[i] for i in widest_pair(lengths, boundaries))
         padding = len(long.ids) == len(short.ids) or left_padding_is_exact(
             language_model, layer, long, short, self.options.get("use_cache")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from skgate.model._loading import LanguageModel
 
 _OWN_INPUTS = ("inputs", "input_ids", "attention_mask", "inputs_embeds", "position_ids")
+_DEFAULT_LENGTH = 20  # transformers' GenerationConfig().max_length
 # Steering needs a pass over the whole prompt and then one token at a time. These don't do that.
 _UNSUPPORTED = {
     "assistant_model": "assisted decoding",
@@ -49,6 +50,31 @@ def find_option(name: str, options: Mapping[str, Any], model: Any, tokenizer: An
     places = (options.get("generation_config"), getattr(model, "generation_config", None))
     found = [options.get(name), *(getattr(place, name, None) for place in (*places, tokenizer))]
     return next((value for value in found if value is not None), None)
+
+
+def find_reply_length(options: Mapping[str, Any], model: Any) -> tuple[str, int | None]:
+    """Find the option that limits the length of a reply, and its value.
+
+    Parameters
+    ----------
+    options : mapping
+        Arguments of ``model.generate``.
+    model : PreTrainedModel
+        The model, for its ``generation_config``.
+
+    Returns
+    -------
+    name : {"max_new_tokens", "max_length"}
+        The option that counts. "max_length" includes the prompt.
+    value : int or None
+        Its value; None if it is transformers' own default, which stops at the last position.
+    """
+    n_new = find_option("max_new_tokens", options, model)
+    if n_new is not None:
+        return "max_new_tokens", int(n_new)
+    length = find_option("max_length", options, model)
+    is_default = length is None or length == _DEFAULT_LENGTH
+    return "max_length", None if is_default else int(length)
 
 
 def check_decoding(model: Any, options: Mapping[str, Any]) -> None:

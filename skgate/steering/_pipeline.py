@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from skgate._frames import to_plain
 from skgate._provenance import check_same_source
 from skgate._validation import check_language, check_prompts
 from skgate.activations._reader import open_reader
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from skgate._validation import Prompt
+    from skgate._messages import Prompt
     from skgate.activations._reader import PromptReader
 
 _DIRECTION = "the gate's direction would not be one of the residual stream"
@@ -115,9 +116,15 @@ class SteeringParts:
             Their languages; None if they are not known.
         """
         if self.prompt_column is not None:
-            if not isinstance(X, pd.DataFrame) or self.prompt_column not in X.columns:
+            kind, X = type(X).__name__, to_plain(X)
+            if not isinstance(X, pd.DataFrame):
                 raise ValueError(
-                    f"Got prompts as a {type(X).__name__}, expected a DataFrame with the column "
+                    f"Got prompts as a {kind}, expected a DataFrame with the column "
+                    f"{self.prompt_column!r} that the gate's ColumnTransformer reads."
+                )
+            if self.prompt_column not in X.columns:
+                raise ValueError(
+                    f"Got prompts with the columns {list(X.columns[:5])}, expected the column "
                     f"{self.prompt_column!r} that the gate's ColumnTransformer reads."
                 )
             if self.gate.language_column is not None:
@@ -125,6 +132,21 @@ class SteeringParts:
             X = X[self.prompt_column]
         prompts = check_prompts(X, "prompts")
         return prompts, None if language is None else check_language(language, len(prompts))
+
+    def activations(self, X: Any) -> Any:
+        """Compute the rows that the gate reads: activations, with the language beside them or not.
+
+        Parameters
+        ----------
+        X : list, column or frame of length n_prompts
+            Prompts, as the pipeline takes them.
+
+        Returns
+        -------
+        rows : ndarray or DataFrame of length n_prompts
+            What the step before the gate returns.
+        """
+        return self.pipeline[:-1].transform(to_plain(X))
 
     def open_reader(self) -> PromptReader:
         """Load the model and resolve what is read from it.

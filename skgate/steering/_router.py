@@ -109,8 +109,8 @@ class Router:
         if self._languages is None and self._book.detects(self._unknown_language):
             warn_unseen(self._book, self._found)
 
-    def decisions(self) -> pd.DataFrame:
-        """Report the decisions: one row per prompt."""
+    def decisions(self, index: pd.Index | None = None) -> pd.DataFrame:
+        """Report the decisions: one row per prompt, numbered unless there is an index."""
         harmful = self._scores > 0
         return pd.DataFrame(
             {
@@ -120,7 +120,7 @@ class Router:
                 "action": np.array(self._actions, dtype=object)[harmful.astype(int)],
                 "gate_version": self._version,
             },
-            index=range(len(harmful)),
+            index=range(len(harmful)) if index is None else index,
         )
 
 

@@ -18,7 +18,7 @@ from skgate.steering._pipeline import BuildParams, find_fitted_parts, find_parts
 from skgate.steering._router import always, projection_unit
 
 if TYPE_CHECKING:
-    from skgate._validation import Prompt
+    from skgate._messages import Prompt
 
 _STRENGTHS = np.arange(0, 3.25, 0.25)
 

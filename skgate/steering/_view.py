@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from skgate.model._residual_stream import Route, eval_mode, steer_block
+from skgate.model._rope import reset_positions
 from skgate.steering._generation import check_decoding
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _CONTINUOUS_BATCHING = (
     "continuous_batching_context_manager",
 )
 
-Steering = Callable[[bool, int | None], AbstractContextManager[None]]
+Steering = Callable[[bool, bool, int | None], AbstractContextManager[None]]
 
 
 class SteeredView:
@@ -35,9 +36,10 @@ class SteeredView:
     model : PreTrainedModel
         The model. The view shares its parameters, submodules and hooks; the model is not changed.
     steering : callable
-        ``steering(generating, width)`` returns a context in which this thread's forward passes of
-        the model are steered. ``generating`` says whether tokens are generated after the prompts,
-        ``width`` how many tokens the prompts have (None if not known).
+        ``steering(generating, starts, width)`` returns a context in which this thread's forward
+        passes of the model are steered. ``generating`` says whether tokens are generated after the
+        prompts, ``starts`` whether no token came before, ``width`` how many tokens the prompts have
+        (None if not known).
 
     Attributes
     ----------
@@ -82,7 +84,8 @@ class SteeredView:
                     given["generation_config"] = kwargs["generation_config"] = own
                 check_decoding(self._original, given)
                 kwargs = {"disable_compile": True, **kwargs}
-            with self._steering(generating, _width(given)):
+            starts = given.get("past_key_values") is None
+            with self._steering(generating, starts, _width(given)):
                 return method(*args, **kwargs)
 
         return steered
@@ -117,7 +120,9 @@ def open_view(
     language_model, offset = reader.language_model, _offset(reader.position)
 
     @contextmanager
-    def steering(generating: bool, width: int | None) -> Iterator[None]:
+    def steering(generating: bool, starts: bool, width: int | None) -> Iterator[None]:
+        if starts:
+            reset_positions(language_model.backbone)
         with (
             eval_mode(language_model.backbone),
             steer_block(

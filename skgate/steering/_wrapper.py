@@ -24,6 +24,7 @@ from skgate._base import (
     set_module,
 )
 from skgate._docstrings import fill_docstring
+from skgate._frames import find_index, to_plain
 from skgate._validation import check_language
 from skgate.metrics import refusal_selectivity
 from skgate.steering import _sweeps
@@ -59,7 +60,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         The model, if ``gate`` is a LatentGate alone, as in :class:`ActivationTransformer`. The
         transformer's other parameters then have their defaults. ``clone`` shares a live model and
         never copies it.
-    tokenizer : str, PreTrainedTokenizerBase or None, default=None
+    tokenizer : str, path, PreTrainedTokenizerBase or None, default=None
         The tokenizer, if ``gate`` is a LatentGate alone, as in :class:`ActivationTransformer`.
     layer : int or None, default=None
         The layer, if ``gate`` is a LatentGate alone, as in :class:`ActivationTransformer`.
@@ -142,6 +143,13 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     >>> replies, decisions["action"].tolist()
     ([' sorry , that would be wrong .'], ['add'])
 
+    The gate's decisions can be had without generating anything:
+
+    >>> wrapper.predict([smash_the_lamp], language="qlc")
+    array([ True])
+    >>> wrapper.predict_proba([smash_the_lamp], language="qlc").argmax(axis=1)
+    array([1])
+
     The score is the share of harmful prompts refused minus that of harmless ones:
 
     >>> test = organism.prompts.query("split == 'test' and language == 'en'")
@@ -193,6 +201,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     __metadata_request__fit: ClassVar = {"language": True}
     __metadata_request__partial_fit: ClassVar = {"language": True}
     __metadata_request__predict: ClassVar = {"language": True}
+    __metadata_request__predict_proba: ClassVar = {"language": True}
+    __metadata_request__decision_function: ClassVar = {"language": True}
     __metadata_request__score: ClassVar = {"language": True}
 
     def __init__(
@@ -248,7 +258,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         if language is not None and not frozen:
             routed = get_config()["enable_metadata_routing"]
             params["language" if routed else f"{pipeline.steps[-1][0]}__language"] = language
-        self.gate_ = pipeline.fit(X, y, **params)
+        self.gate_ = pipeline.fit(to_plain(X), y, **params)
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -281,9 +291,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         if parts.gate is SteeringParts.from_pipeline(assemble(self)).gate:
             self.gate_ = deepcopy(parts.pipeline)
             parts = SteeringParts.from_pipeline(self.gate_)
-        parts.gate.partial_fit(
-            parts.pipeline[:-1].transform(X), y, language=language, classes=classes
-        )
+        parts.gate.partial_fit(parts.activations(X), y, language=language, classes=classes)
         return self
 
     @fill_docstring
@@ -300,9 +308,42 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         labels : ndarray of shape (n_prompts,)
             Labels out of ``classes_``.
         """
-        params = {} if language is None else {"language": language}
-        predicted: Rows = find_fitted_parts(self).pipeline.predict(X, **params)
-        return predicted
+        parts = find_fitted_parts(self)
+        return parts.gate.predict(parts.activations(X), language)
+
+    @fill_docstring
+    def predict_proba(self, X: Any, language: Any = None) -> Rows:
+        """Predict the gate's probability of each label without generating anything.
+
+        Parameters
+        ----------
+        {pipeline_X}
+        {language_or_column}
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_prompts, 2)
+            As :meth:`LatentGate.predict_proba` returns them; columns follow ``classes_``.
+        """
+        parts = find_fitted_parts(self)
+        return parts.gate.predict_proba(parts.activations(X), language)
+
+    @fill_docstring
+    def decision_function(self, X: Any, language: Any = None) -> Rows:
+        """Score prompts with the gate, without generating; greater than 0 means ``classes_[1]``.
+
+        Parameters
+        ----------
+        {pipeline_X}
+        {language_or_column}
+
+        Returns
+        -------
+        scores : ndarray of shape (n_prompts,)
+            As :meth:`LatentGate.decision_function` returns them.
+        """
+        parts = find_fitted_parts(self)
+        return parts.gate.decision_function(parts.activations(X), language)
 
     @fill_docstring
     def generate(
@@ -328,10 +369,11 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         replies : list of str, or list of list of str with several return sequences
             In the order of the prompts, without special tokens.
         decisions : DataFrame of length n_prompts
-            Only with ``return_decisions=True``. Columns ``language`` (as given or detected; None
-            if the gate does not know it), ``harmful`` (bool), ``harm_score`` (greater than 0 means
-            harmful), ``action`` ("add", "ablate" or "none") and ``gate_version``, a hash of
-            everything that determines the gate's decisions.
+            Only with ``return_decisions=True``. It has the index of ``prompts``, if they are a
+            Series or DataFrame. Columns ``language`` (as given or detected; None if the gate does
+            not know it), ``harmful`` (bool), ``harm_score`` (greater than 0 means harmful),
+            ``action`` ("add", "ablate" or "none") and ``gate_version``, a hash of everything that
+            determines the gate's decisions.
 
         Raises
         ------
@@ -359,7 +401,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         replies = engine.generate(items, layer, router.direction, router.route)
         if return_decisions or self.on_harmful or self.on_harmless:
             router.warn_unseen()
-        return (replies, router.decisions()) if return_decisions else replies
+        return (replies, router.decisions(find_index(prompts))) if return_decisions else replies
 
     @contextmanager
     def attach(self, language: str | None = None) -> Iterator[Any]:

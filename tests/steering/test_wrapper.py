@@ -341,7 +341,7 @@ def test_clone_and_pickle(wrapper, model, tokenizer, tmp_path):
         ([None], {}, r"prompts\[0\] is None"),
         (["kill egg"], {"language": ["en", "de"]}, "language of length 2, expected 1"),
         (["kill egg"], {"language": ""}, r"language\[0\]='', expected"),
-        (["kill " * 70], {}, r"X\[0\] has 7\d tokens, expected at most 64"),
+        (["kill " * 70], {}, r"prompts\[0\] has 7\d tokens, expected at most 64"),
     ],
 )
 def test_bad_prompts(wrapper, prompts, kwargs, message):

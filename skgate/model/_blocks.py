@@ -1,0 +1,40 @@
+"""Find the blocks of a model's text part, whose outputs are the residual stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+_OTHER_MODALITIES = ("vision", "visual", "audio", "speech", "image")
+
+
+def named_text_modules(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Name the modules of a model, except those of its parts for images and sound."""
+    for name, module in backbone.named_modules():
+        if not any(word in name for word in _OTHER_MODALITIES):
+            yield name, module
+
+
+def find_blocks(backbone: nn.Module, n_layers: int) -> tuple[nn.Module, nn.ModuleList]:
+    """Find the outermost list of ``n_layers`` modules of the text model, and its owner."""
+    lists: list[tuple[str, nn.ModuleList]] = [
+        (name, module)
+        for name, module in named_text_modules(backbone)
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    ]
+    if not lists:
+        raise ValueError(
+            f"Got a {type(backbone).__name__} without a list of num_hidden_layers={n_layers} "
+            "blocks, expected one module per layer."
+        )
+    name, blocks = min(lists, key=lambda found: found[0].count("."))
+    first: dict[nn.Module, int] = {}
+    for i, block in enumerate(blocks):
+        if first.setdefault(block, i) != i:
+            raise ValueError(
+                f"Got a {type(backbone).__name__} whose layers {first[block]} and {i} are the same "
+                "block, expected a separate block for each layer, as copy.deepcopy makes. A hook "
+                "can't tell the runs of one block apart."
+            )
+    return backbone.get_submodule(name.rpartition(".")[0]), blocks
