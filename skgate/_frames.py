@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 _PLAIN = (list, tuple, str, bytes, dict, np.ndarray)
+_NUMPY_FLOAT_SIZE = 4  # bytes; NumPy lacks most of torch's narrower types, such as bfloat16
 
 
 def to_plain(values: Any) -> Any:
@@ -21,11 +22,14 @@ def to_plain(values: Any) -> Any:
     -------
     plain : object
         A column of bools or numbers without missing values is an ndarray, any other column a list
-        of Python objects, in which None is a missing value. A frame is a pandas DataFrame. What
-        pandas made and what is no column and no frame is returned as it is.
+        of Python objects, in which None is a missing value. A frame is a pandas DataFrame. A
+        tensor of torch is an ndarray, of float32 if its type is narrower. What pandas made and what
+        is none of these is returned as it is.
     """
     if values is None or isinstance(values, _PLAIN):
         return values
+    if any(base.__module__ == "torch" and base.__name__ == "Tensor" for base in type(values).mro()):
+        return _tensor(values)
     import narwhals as nw
 
     if nw.dependencies.is_pandas_dataframe(values) or nw.dependencies.is_pandas_series(values):
@@ -59,6 +63,13 @@ def find_index(values: Any) -> Any:
 
     index = getattr(values, "index", None)
     return index if isinstance(index, pd.Index) else None
+
+
+def _tensor(tensor: Any) -> Any:
+    values = tensor.detach().cpu()
+    if values.is_floating_point() and values.element_size() < _NUMPY_FLOAT_SIZE:
+        values = values.float()
+    return values.numpy()
 
 
 def _column(column: Any) -> Any:

@@ -239,6 +239,11 @@ class RowMemory:
                     possible = [other for other in possible if other is not origin]
         return possible[0].source if len(possible) == 1 else None
 
+    def forget(self) -> None:
+        """Forget all rows."""
+        with self._lock:
+            self._young, self._old = _Generation(), _Generation()
+
     def _add(self, keys: list[int], origins: list[_Origin]) -> None:
         if self._young.n_keys + len(keys) > self._max_keys:
             self._young.merge()
@@ -311,6 +316,7 @@ class _Generation:
 _memory = RowMemory()
 remember = _memory.remember
 recall = _memory.recall
+forget = _memory.forget
 
 
 def _comparable(one: str, two: str) -> bool:

@@ -12,6 +12,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _rows_of_other_modules_are_forgotten():
+    """Equal rows that were read elsewhere would leave the source of these open."""
+    from skgate._provenance import forget
+
+    forget()
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """A word tokenizer that adds a BOS by itself, as Llama's does; no pad token."""

@@ -69,6 +69,11 @@ def apply_template(tokenizer, prompts):
         tokenizer.pad_token = None
 
 
+def count_hooks(model):
+    kinds = ("_forward_hooks", "_forward_pre_hooks")  # (torch's: it has no public way to count)
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+
+
 def slow_way(wrapper, tokenizer, prompts, language=None, harmful=None, **options):
     """Extract, decide (if ``harmful`` is not given), then generate under a hook that edits."""
     pipe = wrapper.gate_

@@ -77,6 +77,7 @@ def _configs(n_layers):
             transformers.GPT2LMHeadModel,
             {"n_inner": 32, "attn_pdrop": 0.1},
         ),
+        "openai-gpt": (transformers.OpenAIGPTConfig, transformers.OpenAIGPTLMHeadModel, {}),
         "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM, {}),
         "opt": (
             transformers.OPTConfig,

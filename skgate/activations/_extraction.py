@@ -16,6 +16,7 @@ from skgate.activations._forward import PLAIN, Shortcuts, find_shortcuts, read_b
 from skgate.model._batching import length_batches, token_budget
 from skgate.model._residual_stream import is_edited
 from skgate.model._rope import length_boundaries
+from skgate.model._vocabulary import check_token_ids
 
 if TYPE_CHECKING:
     from skgate.activations.store._row_caches import RowCache
@@ -66,11 +67,22 @@ class Extraction:
         -------
         rows : ndarray of shape (n_requests, n_layers, d), float32
             In the order of ``requests``.
+
+        Raises
+        ------
+        PromptError
+            If the model has no embedding for a prompt's token.
         """
+        check_token_ids(requests, self.language_model.embeddings)
         distinct = {request.key: request for request in requests}
         places = {key: i for i, key in enumerate(distinct)}
         rows = self._read(list(distinct.values()))
         return rows[[places[request.key] for request in requests]]
+
+    def lacks(self, requests: Sequence[Request]) -> bool:
+        """Whether an activation is not in the cache."""
+        found = self.row_cache.lookup([request.key for request in requests], self.layers)
+        return any(row is None for row in found)
 
     def _read(self, requests: list[Request]) -> npt.NDArray[np.float32]:
         shape = len(requests), len(self.layers), self.language_model.hidden_size

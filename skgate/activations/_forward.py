@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from skgate.model._batching import widest_pair
+from skgate.model._padding_limits import longest_padded
 from skgate.model._residual_stream import read_blocks
 from skgate.model._rope import depends_on_length, length_boundaries, reset_positions
 from skgate.model._trials import differ, is_exact, record_trial, trial_result
@@ -146,6 +147,13 @@ def read_batch(
         past_key_values=prefix.cache(len(requests)) if prefix is not None else None,
         feed_forward=feed_forward,
     )
+    width = next(iter(rows.values())).shape[-1]
+    if width != language_model.hidden_size:
+        raise RuntimeError(
+            f"Got vectors of size {width} from the blocks of {language_model.name}, expected its "
+            f"hidden_size={language_model.hidden_size}. Architectures with several residual "
+            "streams are not supported."
+        )
     if prefix is not None and index is None:
         share = torch.from_numpy(skip / (skip + lengths))[:, None].float()
         rows = {i: share * prefix.means[i] + (1 - share) * row for i, row in rows.items()}
@@ -298,6 +306,8 @@ def reason_against_prefix(language_model: LanguageModel) -> str:
     parts = (backbone.config.get_text_config(), *language_model.blocks.modules())
     if any(part.__dict__.get("is_causal") is False for part in parts):
         return "its attention sees what follows"
+    if longest_padded(backbone.config) is not None:
+        return "its attention depends on how many tokens run at once"
     if depends_on_length(backbone.config):
         return "its rotary frequencies depend on the prompt's length"
     return ""

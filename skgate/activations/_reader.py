@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from skgate._provenance import ActivationSource
 from skgate._validation import check_layers
-from skgate.model._fingerprint import (
-    Structure,
-    fingerprint_structure,
-    fingerprint_tokenizer,
-    fingerprint_weights,
-)
+from skgate.model._fingerprint import fingerprint_tokenizer
 from skgate.model._loading import LanguageModel, open_language_model
 from skgate.model._prompts import PromptFormat, Request, encode_prompts
 from skgate.model._templates import check_template_date
+from skgate.model._watch import Fingerprints, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +35,7 @@ class Readable(Protocol):
     device: Any
     revision: str | None
     model_kwargs: Mapping[str, Any] | None
+    verify: str
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,15 @@ class PromptReader:
         0-based blocks to read, in the order in which they were given.
     position : str or int
         The token to read: "last", "instruction", "mean" or a negative int.
+    verify : {"fast", "full"}
+        Whether calls take a cheap look for edits of the model, or read all of its weights.
     """
 
     language_model: LanguageModel
     prompt_format: PromptFormat
     layers: tuple[int, ...]
     position: str | int
+    verify: str
 
     def encode(self, prompts: Sequence[Prompt]) -> list[Request]:
         """Format and tokenize checked prompts.
@@ -83,29 +83,43 @@ class PromptReader:
             max_length=self.language_model.max_length,
         )
 
-    def source(self, structure: Structure | None = None) -> ActivationSource:
-        """Fingerprint the model as it is now, and describe what is read from it.
+    def fingerprint(self, *, full: bool = False) -> Fingerprints:
+        """Fingerprint the model: weights, and everything besides them.
 
         Parameters
         ----------
-        structure : Structure or None, default=None
-            The model's structure, if it has just been fingerprinted.
+        full : bool, default=False
+            Whether to read all weights whatever ``verify`` says.
+
+        Returns
+        -------
+        fingerprints : Fingerprints
+            As :func:`skgate.model._watch.fingerprint` returns them.
+        """
+        return fingerprint(self.language_model.backbone, full=full or self.verify == "full")
+
+    def source(self, found: Fingerprints | None = None) -> ActivationSource:
+        """Describe what is read from the model.
+
+        Parameters
+        ----------
+        found : Fingerprints or None, default=None
+            The model's fingerprints, if they were just taken.
 
         Returns
         -------
         source : ActivationSource
             What a gate fitted on the activations depends on.
         """
-        backbone, tokenizer = self.language_model.backbone, self.language_model.tokenizer
-        structure = structure or fingerprint_structure(backbone)
+        found, tokenizer = found or self.fingerprint(), self.language_model.tokenizer
         return ActivationSource(
             model=self.language_model.name,
-            weights=fingerprint_weights(backbone),
+            weights=found.weights,
             tokenizer=fingerprint_tokenizer(tokenizer),
             template=self.prompt_format.fingerprint(tokenizer),
             layer=self.layers,
             position="last" if self.position == -1 else self.position,
-            settings=structure.settings,
+            settings=found.structure.settings,
             date=self.prompt_format.date(tokenizer),
         )
 
@@ -148,4 +162,5 @@ def open_reader(transformer: Readable) -> PromptReader:
         ),
         layers=check_layers(transformer.layer, len(language_model.blocks)),
         position=transformer.position,
+        verify=transformer.verify,
     )

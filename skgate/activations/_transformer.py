@@ -27,8 +27,9 @@ from skgate.activations._extraction import Extraction
 from skgate.activations._reader import PromptReader, open_reader
 from skgate.activations.store._row_caches import open_row_cache
 from skgate.activations.store._store import ActivationStore
-from skgate.model._fingerprint import digest, fingerprint_structure
+from skgate.model._fingerprint import digest
 from skgate.model._residual_stream import is_edited
+from skgate.model._watch import Fingerprints, require_full_read
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -88,8 +89,8 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
     dtype : str or torch.dtype, default="auto"
         Data type of a model given by id or path. "auto" uses that of the checkpoint.
     device : str or torch.device, default="auto"
-        Device for a model given by id or path. "auto" uses an accelerator if there is one. Ignored
-        if ``model_kwargs`` has a ``device_map``.
+        Device for a model given by id or path. "auto" uses an accelerator if there is one, unless
+        ``model_kwargs`` has a ``device_map``.
     revision : str or None, default=None
         Revision of a model given by id.
     model_kwargs : dict or None, default=None
@@ -101,6 +102,12 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         Date that the chat template sees if it reads the clock, such as Llama-3.2's. A prompt's
         activation then does not change from day to day, and ``SteeringWrapper.generate`` uses the
         same date. Other templates ignore it.
+    verify : {"fast", "full"}, default="fast"
+        How calls notice that the model was edited since ``fit``. All weights are read in ``fit``,
+        in ``SteeringWrapper.attach``, and at the first call after saving or loading. At other
+        calls, "fast" takes a look that costs a few milliseconds: it notices changes of modules,
+        settings and adapters, in-place operations, and writes to whole tensors at once, and any
+        other edit of the weights within 256 calls. "full" reads all weights at every call.
     verbose : bool, default=False
         Whether to show a progress bar, the memory that the cache will need, and shortcuts that
         the model does not support (see Notes).
@@ -117,7 +124,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
 
     The cache key consists of the weights' fingerprint, the adapters' state, the configuration, the
     modules' own settings, the version of transformers, the type of the device, the token ids, the
-    position and the layer. The fingerprint is computed in each call, by reading the weights once.
+    position and the layer. See ``verify`` for when the weights are read.
     The cache is bypassed if something may edit what the model computes: forward hooks that are not
     skgate's, a replaced ``forward``, parametrizations, or autocast.
 
@@ -179,6 +186,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         "model_kwargs": [None, dict],
         "truncate": ["boolean"],
         "template_date": [str],
+        "verify": [StrOptions({"fast", "full"})],
         "verbose": ["boolean"],
     }
 
@@ -201,6 +209,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         model_kwargs: Mapping[str, Any] | None = None,
         truncate: bool = False,
         template_date: str = "2026-01-01",
+        verify: str = "fast",
         verbose: bool = False,
     ) -> None:
         self.model = model
@@ -219,6 +228,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         self.model_kwargs = model_kwargs
         self.truncate = truncate
         self.template_date = template_date
+        self.verify = verify
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -243,6 +253,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         reader = open_reader(self)
         reader.prompt_format.check(reader.language_model.tokenizer)
         self._cached_layers(reader)
+        reader.fingerprint(full=True)
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:
@@ -281,24 +292,30 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         prompts = check_prompts(X)
         reader = open_reader(self)
         requests = reader.encode(prompts)
-        structure = fingerprint_structure(reader.language_model.backbone)
-        source = reader.source(structure)
-        device = reader.language_model.input_device.type
-        extraction = Extraction(
+        found = reader.fingerprint()
+        extraction = self._open_extraction(reader, found)
+        if extraction.row_cache.on_disk and extraction.lacks(requests):
+            # What is written there must not go by weights of which a cheap look missed an edit.
+            found = reader.fingerprint(full=True)
+            extraction = self._open_extraction(reader, found)
+        rows = extraction.run(requests)
+        remember(rows, reader.source(found))
+        return rows.reshape(len(prompts), -1)
+
+    def _open_extraction(self, reader: PromptReader, found: Fingerprints) -> Extraction:
+        backbone, device = reader.language_model.backbone, reader.language_model.input_device.type
+        return Extraction(
             language_model=reader.language_model,
             layers=reader.layers,
             cached_layers=self._cached_layers(reader),
             row_cache=open_row_cache(
-                False if is_edited(reader.language_model.backbone) else self.store,
-                namespace=digest(source.weights, structure.full, device),
-                description={"model": source.model, "device": device},
+                False if is_edited(backbone) else self.store,
+                namespace=digest(found.weights, found.structure.full, device),
+                description={"model": reader.language_model.name, "device": device},
             ),
             batch_tokens=self.batch_tokens,
             verbose=self.verbose,
         )
-        rows = extraction.run(requests)
-        remember(rows, source)
-        return rows.reshape(len(prompts), -1)
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
         """Get the names of the output columns.
@@ -329,7 +346,8 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         source : ActivationSource
             Model, tokenizer, prompt format, layers, position and module settings.
         """
-        return open_reader(self).source()
+        reader = open_reader(self)
+        return reader.source(reader.fingerprint(full=True))
 
     def _cached_layers(self, reader: PromptReader) -> list[int]:
         """Resolve ``cache_layers``; the layers that are returned are always included."""
@@ -337,6 +355,14 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
             return sorted(reader.layers)
         n_layers = len(reader.language_model.blocks)
         return sorted({*reader.layers, *check_layers(self.cache_layers, n_layers, "cache_layers")})
+
+    def __getstate__(self) -> dict[str, Any]:
+        require_full_read()
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        require_full_read()
+        super().__setstate__(state)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

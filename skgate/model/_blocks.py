@@ -28,7 +28,9 @@ def find_blocks(backbone: nn.Module, n_layers: int) -> tuple[nn.Module, nn.Modul
             f"Got a {type(backbone).__name__} without a list of num_hidden_layers={n_layers} "
             "blocks, expected one module per layer."
         )
-    name, blocks = min(lists, key=lambda found: found[0].count("."))
+    name, blocks = min(
+        lists, key=lambda found: ("language_model" not in found[0], found[0].count("."))
+    )
     first: dict[nn.Module, int] = {}
     for i, block in enumerate(blocks):
         if first.setdefault(block, i) != i:

@@ -1,7 +1,8 @@
 """Fingerprints of models and tokenizers: equal fingerprints mean equal activations.
 
 The weights are read once per fingerprint, at memory speed (about 20 GB/s on a CPU). The bits are
-summed along rows and columns, which detects every kind of in-place change.
+summed along rows and columns, which detects every kind of in-place change. Calls that can do with
+less use :mod:`skgate.model._watch`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 # highest bits (the signs) of an even number of words cancel, and matrices repeat after even numbers
 # of words.
 _CHUNK = 4095
+_ROW_BYTES = 8 * _CHUNK
+_ROWS_AT_ONCE = 32  # on a CPU: what is summed along rows is still in the cache for the columns
 # Attributes that change no activation, or that the first forward pass sets.
 _NO_SETTINGS = {
     "training",
@@ -120,15 +123,49 @@ def fingerprint_weights(module: nn.Module) -> str:
     fingerprint : str
         32 hexadecimal digits.
     """
+    return read_weights(module)[0]
+
+
+def read_weights(module: nn.Module) -> tuple[str, list[RowSums]]:
+    """Fingerprint the weights of ``module``, and keep a checksum of each row of them.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The backbone of a language model.
+
+    Returns
+    -------
+    fingerprint : str
+        As :func:`fingerprint_weights` returns it.
+    sums : list of RowSums
+        The checksums of each tensor.
+    """
     hasher = hashlib.blake2b(digest_size=16)
-    for tensor in _tensors(module):
-        _update(hasher, tensor)
+    sums = [found for tensor in _tensors(module) for found in _update(hasher, tensor)]
     for child in module.modules():
-        state = [(name, getattr(child, name, None)) for name in _ADAPTER_STATE]
-        state = [(name, value) for name, value in state if not (value is None or callable(value))]
+        state = adapter_state(child)
         if state:
             hasher.update(repr(state).encode())
-    return hasher.hexdigest()
+    return hasher.hexdigest(), sums
+
+
+class RowSums(NamedTuple):
+    """A tensor, and the checksum of each row of ``_ROW_BYTES`` bytes of it."""
+
+    tensor: torch.Tensor
+    sums: torch.Tensor
+
+    def agree(self, first: int, last: int) -> bool:
+        """Whether the rows from ``first`` up to ``last`` still have their checksums."""
+        octets = to_octets(self.tensor)[first * _ROW_BYTES : last * _ROW_BYTES]
+        return torch.equal(_to_words(octets).sum(1), self.sums[first:last])
+
+
+def adapter_state(module: nn.Module) -> list[tuple[str, Any]]:
+    """List what decides which adapters of a module act, and how much; [] if it has none."""
+    state = [(name, getattr(module, name, None)) for name in _ADAPTER_STATE]
+    return [(name, value) for name, value in state if not (value is None or callable(value))]
 
 
 class Structure(NamedTuple):
@@ -243,7 +280,7 @@ def _without_inert(values: dict[str, Any]) -> dict[str, Any]:
     return {
         name: _without_inert(value) if isinstance(value, dict) else value
         for name, value in values.items()
-        if not (name in _INERT or "drop" in name)
+        if not (name in _INERT or "drop" in str(name))
     }
 
 
@@ -377,12 +414,17 @@ def _settings(module: nn.Module) -> list[tuple[str, Any]]:
     """
     settings = []
     for name, value in module.__dict__.items():
-        own = not (name.startswith("_") or name in _NO_SETTINGS)
-        if own and not name.endswith("max_seq_len_cached"):
+        if is_setting(name):
             plain = _plain(value)
             if plain is not None:
                 settings.append((name, plain))
     return sorted(settings, key=itemgetter(0))
+
+
+def is_setting(name: str) -> bool:
+    """Whether an attribute of this name may decide activations."""
+    own = not (name.startswith("_") or name in _NO_SETTINGS)
+    return own and not name.endswith("max_seq_len_cached")
 
 
 def _plain(value: Any) -> Any:
@@ -398,18 +440,18 @@ def _plain(value: Any) -> Any:
     return f"{value.__module__}.{name}" if isinstance(name, str) else None
 
 
-def _update(hasher: hashlib.blake2b, tensor: torch.Tensor) -> None:
+def _update(hasher: hashlib.blake2b, tensor: torch.Tensor) -> list[RowSums]:
     hasher.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-    inner = _inner_tensors(tensor)
+    inner = inner_tensors(tensor)
     if inner is not None:
-        for part in inner:
-            _update(hasher, part)
-        return
-    for sums in _checksums(tensor):
+        return [found for part in inner for found in _update(hasher, part)]
+    columns, rows = _checksums(to_octets(tensor))
+    for sums in (columns, rows):
         hasher.update(sums.cpu().numpy().tobytes())
+    return [RowSums(tensor, rows)]
 
 
-def _inner_tensors(tensor: Any) -> list[torch.Tensor] | None:
+def inner_tensors(tensor: Any) -> list[torch.Tensor] | None:
     """Return the tensors inside a sharded, quantized or other special tensor; else None."""
     if hasattr(tensor, "to_local"):  # a DTensor: this process's shard
         return [tensor.to_local()]
@@ -441,17 +483,31 @@ def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
             yield tensor.detach()
 
 
-def _checksums(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums of the tensor's bits along the rows and the columns of an array of words."""
+def to_octets(tensor: torch.Tensor) -> torch.Tensor:
+    """View a tensor as bytes; a copy if it is not contiguous or not aligned."""
     octets = tensor.contiguous().reshape(-1).view(torch.uint8)
-    if octets.storage_offset() % 8:
-        octets = octets.clone()
-    spare = -octets.numel() % (8 * _CHUNK)
-    if spare and octets.numel() > 8 * _CHUNK:
-        main = octets.numel() - octets.numel() % (8 * _CHUNK)
-        head, tail = _checksums(octets[:main]), _checksums(octets[main:])
-        return torch.cat([head[0], tail[0]]), torch.cat([head[1], tail[1]])
+    return octets.clone() if octets.storage_offset() % 8 else octets
+
+
+def _to_words(octets: torch.Tensor) -> torch.Tensor:
+    """Arrange bytes in rows of 8-byte words; zeros fill the last row."""
+    spare = -octets.numel() % _ROW_BYTES
     if spare:
         octets = torch.cat([octets, octets.new_zeros(spare)])
-    words = octets.view(torch.int64).view(-1, _CHUNK)
-    return words.sum(0), words.sum(1)
+    return octets.view(torch.int64).view(-1, _CHUNK)
+
+
+def _checksums(octets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of bits along the columns and the rows of an array of words."""
+    main = octets.numel() - octets.numel() % _ROW_BYTES
+    if 0 < main < octets.numel():  # the last row apart, so that only it is copied
+        head, tail = _checksums(octets[:main]), _checksums(octets[main:])
+        return torch.cat([head[0], tail[0]]), torch.cat([head[1], tail[1]])
+    words = _to_words(octets)
+    columns, rows = words.new_zeros(_CHUNK), words.new_empty(len(words))
+    step = _ROWS_AT_ONCE if words.device.type == "cpu" else max(1, len(words))
+    for start in range(0, len(words), step):
+        block = words[start : start + step]
+        columns += block.sum(0)
+        rows[start : start + step] = block.sum(1)
+    return columns, rows

@@ -15,6 +15,7 @@ _TABLES = (
     "pos_emb",
     "position_embedding",
     "position_embeddings",
+    "positions_embed",
     "wpe",
 )
 

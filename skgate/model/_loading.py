@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 
 _MAX_TOKENIZERS = 4  # of each loaded model
 
+_DTYPES = "'auto', a torch.dtype or its name, such as 'float16' or 'bfloat16'"
+# Arguments of from_pretrained that are parameters of their own.
+_OWN_PARAMETERS = {
+    "dtype": "dtype",
+    "torch_dtype": "dtype",
+    "device": "device",
+    "revision": "revision",
+    "pretrained_model_name_or_path": "model",
+}
+
 # What only a model given as an id or path is loaded with; a live one asks for these defaults.
 LOADING_DEFAULTS = {"dtype": "auto", "device": "auto", "revision": None, "model_kwargs": None}
 
@@ -64,9 +74,15 @@ class LanguageModel:
         return getattr(self.model, "name_or_path", "") or type(self.model).__name__
 
     @property
+    def embeddings(self) -> Any:
+        """The module that embeds token ids."""
+        owner: Any = self.stack if hasattr(self.stack, "get_input_embeddings") else self.backbone
+        return owner.get_input_embeddings()
+
+    @property
     def input_device(self) -> torch.device:
         """Device that the model expects token ids on."""
-        embeddings: Any = self.backbone.get_input_embeddings()  # type: ignore[operator]  # (transformers')
+        embeddings = self.embeddings
         hook = getattr(embeddings, "_hf_hook", None)
         device = getattr(hook, "execution_device", None)  # accelerate's, of an offloaded model
         if device is None:
@@ -148,8 +164,11 @@ def load_language_model(
     ------
     OSError
         If there is no checkpoint at this place.
+    ValueError
+        If ``dtype`` is none, or ``model_kwargs`` conflict with another parameter.
     """
     options = dict(model_kwargs or {})
+    dtype = _check_options(dtype, device, options)
     subfolder = options.get("subfolder")
     place = locate(model)
     stamp, base = [place.modified(subfolder)], None
@@ -198,6 +217,42 @@ class _Loaded:
         return self._by_tokenizer.get(path, stamp, lambda: find_parts(self.model, load()))
 
 
+def _check_options(
+    dtype: str | torch.dtype, device: str | torch.device, model_kwargs: Mapping[str, Any]
+) -> str | torch.dtype:
+    """Find the dtype that a name means; raise a ValueError for arguments that contradict others."""
+    named = dtype
+    if isinstance(dtype, str) and dtype != "auto":
+        named = getattr(torch, dtype.removeprefix("torch."), dtype)
+    if named != "auto" and not (isinstance(named, torch.dtype) and named.is_floating_point):
+        raise ValueError(f"Got dtype={dtype!r}, expected {_DTYPES}.")
+    for name, parameter in _OWN_PARAMETERS.items():
+        if name in model_kwargs:
+            raise ValueError(
+                f"Got {name!r} in model_kwargs, expected it as the parameter {parameter}."
+            )
+    if "device_map" in model_kwargs and device != "auto":
+        raise ValueError(
+            f"Got device={str(device)!r} and 'device_map' in model_kwargs, expected only one of "
+            "them."
+        )
+    return named
+
+
+def _check_live(model: Any) -> None:
+    """Raise a TypeError for what is no model of transformers."""
+    from transformers import PreTrainedModel
+
+    if isinstance(model, PreTrainedModel):
+        return
+    inner = next((name for name in ("module", "model") if hasattr(model, name)), None)
+    advice = f" Pass its .{inner}, if that is one." if inner else ""
+    raise TypeError(
+        f"Got a {type(model).__name__} as model, expected a PreTrainedModel of transformers, "
+        f"by itself or inside the wrapper of PEFT or torch.compile.{advice}"
+    )
+
+
 def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
     """Find the backbone and the blocks of a live model.
 
@@ -215,10 +270,16 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
 
     Raises
     ------
+    TypeError
+        If it is no model of transformers, or a steered view of one.
     ValueError
         If it is an encoder-decoder model, or if its blocks can't be found or told apart.
     """
     whole = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
+    if getattr(whole, "is_steered_view", False):
+        raise TypeError(
+            f"Got a steered view of a {type(whole).__name__} as model, expected the model itself."
+        )
     if hasattr(whole, "get_base_model"):  # PEFT's wrapper
         if any(config.is_prompt_learning for config in whole.peft_config.values()):
             raise ValueError(
@@ -226,6 +287,7 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
                 "plain model or adapters such as LoRA: these act inside the model's blocks."
             )
         whole = whole.get_base_model()  # type: ignore[operator]  # (PEFT's, unknown here)
+    _check_live(whole)
     config = whole.config
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
@@ -234,7 +296,13 @@ def find_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
         )
     text_config = config.get_text_config()
     backbone = whole.base_model
-    stack, blocks = find_blocks(backbone, text_config.num_hidden_layers)
+    n_layers = getattr(text_config, "num_hidden_layers", None)
+    if n_layers is None:
+        raise ValueError(
+            f"Got a {type(whole).__name__}, whose configuration has no num_hidden_layers, expected "
+            "a model that is a stack of blocks."
+        )
+    stack, blocks = find_blocks(backbone, n_layers)
     return LanguageModel(
         model=model,
         tokenizer=tokenizer,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import string
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +18,14 @@ from skgate.model._fingerprint import digest
 from skgate.model._templates import PROBES, ChatTemplate, stable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from transformers import PreTrainedTokenizerBase
 
     from skgate._messages import Message, Prompt
+
+# How messages may end: a last character may share a token with what the template puts after it.
+_LAST_CHARACTERS = string.printable + "\u00e9\u043a\u0648\u0905\u3002\u7dd1"
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,23 @@ class Request:
 
 
 @dataclass(frozen=True)
+class PromptProbes:
+    """Short prompts in a format, as token ids.
+
+    Attributes
+    ----------
+    suffix : tuple of int
+        What the chat template puts after the last user message, whatever the message: the token ids
+        that all formatted prompts end with, generation prompt included. Empty without a template.
+    ids : tuple of tuple of int
+        The token ids of each short prompt.
+    """
+
+    suffix: tuple[int, ...]
+    ids: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class PromptFormat:
     """How prompts become text.
 
@@ -67,6 +90,22 @@ class PromptFormat:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     truncate: bool = False
     template_date: str = "2026-01-01"
+
+    def probe(self, tokenizer: PreTrainedTokenizerBase) -> PromptProbes:
+        """Format some short prompts: single messages, with a system message, and several turns."""
+        renderer, texts = _Renderer(tokenizer, self), []
+        for prompt in _list_probes(conversations=self.chat_template):
+            try:
+                texts.append(renderer.render(prompt, 0))
+            except PromptError:  # the template is not for such conversations
+                continue
+        suffix = _common_end(texts) if self.chat_template and texts else ""
+        varied = [f"{PROBES[0]}{last}{suffix}" for last in _LAST_CHARACTERS] if suffix else []
+        tokenized = _tokenize(tokenizer, [*texts, *varied, suffix], self)["input_ids"]
+        *ids, alone = map(tuple, tokenized)
+        # Words that the tokenizer does not know are one token, which all prompts then share.
+        shared = _common_end(ids)[-len(alone) :] if suffix and alone else ()
+        return PromptProbes(suffix=shared, ids=tuple(ids[: len(texts)]))
 
     def template(self, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
         """Make the template that conversations are rendered with."""
@@ -330,3 +369,23 @@ class _Renderer:
 def _common_length(one: str, two: str) -> int:
     """Count the first characters that two different texts share."""
     return next(i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
+
+
+def _list_probes(*, conversations: bool) -> list[Prompt]:
+    """List short prompts: single messages, and perhaps ones after a system message or turns."""
+    prompts: list[Prompt] = list(PROBES)
+    if conversations:
+        system, user, assistant = (
+            {"role": role, "content": PROBES[0]} for role in ("system", "user", "assistant")
+        )
+        for content in PROBES:
+            last = {"role": "user", "content": content}
+            prompts += [[system, last], [user, assistant, last]]
+    return prompts
+
+
+def _common_end(sequences: Sequence[Any]) -> Any:
+    """Find the longest end that all of several texts, or tuples of token ids, share."""
+    columns = zip(*(sequence[::-1] for sequence in sequences), strict=False)
+    n_shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    return sequences[0][len(sequences[0]) - n_shared :]

@@ -9,14 +9,13 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
-from torch.nn.utils import parametrize
 
 if TYPE_CHECKING:
     from transformers import Cache
@@ -79,7 +78,7 @@ def read_blocks(
         def read(module: nn.Module, args: Any, output: Any) -> None:
             if threading.get_ident() != owner:
                 return
-            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = _hidden_of(output)
             _check_shape(hidden, attention_mask.shape)
             rows[layer] = _select(hidden, attention_mask, index)  # a copy, which frees the rest
             if layer == deepest:
@@ -199,17 +198,19 @@ def steer_block(
     steering = _Steering(direction, route, offset, width, generating)
     signature = inspect.signature(stack.forward)
 
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+    # Without ``kwargs`` it is called in a thread that was about to call it when it was removed.
+    def before(module: nn.Module, args: Any, kwargs: Any = None) -> None:
         if _acts(steering):
             given = signature.bind_partial(*args, **kwargs).arguments
-            steering.begin(_Pass.of({**given, **given.get("kwargs", {})}))
+            steering.begin({**given, **given.get("kwargs", {})})
 
     def edit(module: nn.Module, args: Any, output: Any) -> Any:
         if not _acts(steering):
             return None
-        if isinstance(output, tuple):
-            return (steering.edit(output[0]), *output[1:])
-        return steering.edit(output)
+        edited = steering.edit(_hidden_of(output))
+        if isinstance(output, tuple | list):
+            return type(output)((edited, *output[1:]))
+        return edited
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         if _acts(steering):
@@ -218,7 +219,7 @@ def steer_block(
     with ExitStack() as hooks:
         for handle in (
             stack.register_forward_pre_hook(before, with_kwargs=True),
-            block.register_forward_hook(edit),
+            block.register_forward_hook(edit, prepend=_only_captured(block)),
             stack.register_forward_hook(after),
         ):
             hooks.callback(handle.remove)
@@ -244,17 +245,16 @@ class _Pass(NamedTuple):
     masked: bool  # whether a mask of any kind was given
 
     @classmethod
-    def of(cls, given: dict[str, Any]) -> _Pass:
-        """Describe the pass that these arguments of the stack request."""
-        tokens = given.get("input_ids")
-        tokens = given.get("inputs_embeds") if tokens is None else tokens
+    def of(cls, given: dict[str, Any], previous: _Pass | None) -> _Pass:
+        """Describe the pass that these arguments of the stack request after the previous one."""
+        tokens = _first_given(given, "input_ids", "inputs_embeds", "hidden_states")
         if tokens is None:
             raise RuntimeError(
-                "Got a model whose blocks receive neither input_ids nor inputs_embeds; this "
-                "architecture can't be steered."
+                "Got a model whose blocks receive neither input_ids nor inputs_embeds nor "
+                "hidden_states; this architecture can't be steered."
             )
-        cache = given.get("past_key_values")
-        start = int(cache.get_seq_length()) if cache is not None else 0
+        cache = _first_given(given, "past_key_values", "cache_params", "state")
+        start = _count_cached(cache, previous)
         given_mask = given.get("attention_mask")
         known = isinstance(given_mask, torch.Tensor) and given_mask.dim() == 2
         return cls(
@@ -265,6 +265,32 @@ class _Pass(NamedTuple):
             mask=given_mask if known else None,  # else it is prepared for attention already
             masked=given_mask is not None,
         )
+
+
+def _first_given(given: dict[str, Any], *names: str) -> Any:
+    return next((given[name] for name in names if given.get(name) is not None), None)
+
+
+def _count_cached(cache: Any, previous: _Pass | None) -> int:
+    """Count the tokens that a cache holds. One of recurrent states alone doesn't know by itself."""
+    if cache is None:
+        return 0
+    if hasattr(cache, "get_seq_length"):
+        with suppress(ValueError):  # transformers': it has no layers of attention
+            return int(cache.get_seq_length())
+    if not callable(getattr(cache, "has_previous_state", None)):
+        raise RuntimeError(
+            f"Got a cache of type {type(cache).__name__}, which does not tell how many tokens it "
+            "holds; this architecture can only be steered with use_cache=False."
+        )
+    if not cache.has_previous_state():
+        return 0
+    if previous is None or cache is not previous.cache:
+        raise RuntimeError(
+            "Got a cache of tokens that were not steered, expected generation to start from the "
+            "whole prompt."
+        )
+    return previous.stop
 
 
 class _Routed(NamedTuple):
@@ -296,15 +322,17 @@ class _Steering:
         self.fired = False
         self.routed: _Routed | None = None
 
-    def begin(self, current: _Pass) -> None:
+    def begin(self, given: dict[str, Any]) -> None:
         """Start a forward pass; raise an error if it can't be steered after the previous one."""
-        previous, self.current = self.current, current
+        previous = self.current
+        self.current = current = _Pass.of(given, previous)
         self.fired = False
         if previous is None:
             if current.start:
                 raise RuntimeError(
                     f"Got past_key_values with {current.start} tokens that were not steered, "
-                    "expected generation to start from the whole prompt."
+                    "expected generation to start from the whole prompt. A loop of forward passes "
+                    "can't be steered; use generate()."
                 )
             if self.width not in (None, current.stop):
                 raise RuntimeError(
@@ -353,7 +381,8 @@ class _Steering:
         """Find each row's final prompt token, read the gate's rows, and get their edits."""
         mask = prompts.mask
         if mask is None:
-            if prompts.masked and (self.offset is None or not self.generating):
+            elsewhere = isinstance(self.offset, int) and self.offset < 0  # (tensors are checked)
+            if prompts.masked and (self.offset is None or elsewhere or not self.generating):
                 raise RuntimeError(
                     "Got an attention_mask that is not of shape (n_prompts, n_tokens), expected "
                     "one that distinguishes prompts from padding."
@@ -378,6 +407,15 @@ class _Steering:
         return _Routed(on_device, last, prompts.stop, idle)
 
 
+def _only_captured(block: nn.Module) -> bool:
+    """Whether all hooks on a block's output are those that return ``output_hidden_states``.
+
+    These are to see the output as the next block gets it. Other hooks come before ours.
+    """
+    hooks = block._forward_hooks.values()  # noqa: SLF001  (torch: no public way)
+    return all(getattr(hook, "__module__", None) in _HARMLESS_HOOK_MODULES for hook in hooks)
+
+
 def is_edited(module: nn.Module) -> bool:
     """Whether something may edit what ``module`` computes without changing its fingerprints.
 
@@ -393,7 +431,7 @@ def is_edited(module: nn.Module) -> bool:
     for child in module.modules():
         if "forward" in child.__dict__ and not hasattr(child, "_hf_hook"):
             return True
-        if parametrize.is_parametrized(child):
+        if child._modules.get("parametrizations"):  # noqa: SLF001  (is_parametrized is slow)
             return True
         registries += [child._forward_hooks, child._forward_pre_hooks]  # noqa: SLF001  (torch)
     return any(
@@ -403,11 +441,30 @@ def is_edited(module: nn.Module) -> bool:
     )
 
 
-def _check_shape(hidden: torch.Tensor, expected: Sequence[int]) -> None:
-    if tuple(hidden.shape[:2]) != tuple(expected):
+def _hidden_of(output: Any) -> torch.Tensor:
+    """Find the residual stream in what a block returns, perhaps with attention weights."""
+    hidden = output[0] if isinstance(output, tuple | list) else output
+    if not isinstance(hidden, torch.Tensor):
         raise RuntimeError(
-            f"Got a block's output of shape {tuple(hidden.shape)}, expected {tuple(expected)} "
-            "prompts and tokens first. Models whose blocks use another order are not supported."
+            f"Got a block that returns {type(hidden).__name__}, expected a Tensor, alone or first "
+            "in a tuple or list. This architecture is not supported."
+        )
+    return hidden
+
+
+def _check_shape(hidden: torch.Tensor, expected: Sequence[int]) -> None:
+    n_prompts, n_tokens = expected
+    if hidden.dim() != 3:
+        raise RuntimeError(
+            f"Got a block's output of shape {tuple(hidden.shape)}, expected ({n_prompts}, "
+            f"{n_tokens}, d): prompts, tokens, and one vector for each token. Architectures with "
+            "several residual streams, or without one, are not supported."
+        )
+    if tuple(hidden.shape[:2]) != (n_prompts, n_tokens):
+        raise RuntimeError(
+            f"Got a block's output of shape {tuple(hidden.shape)}, expected ({n_prompts}, "
+            f"{n_tokens}) prompts and tokens first. Models whose blocks use another order are not "
+            "supported."
         )
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from skgate.model._padding_limits import longest_padded
+
+_NO_LIMIT = 10**9
 _LENGTH_DEPENDENT = {"dynamic", "longrope"}
 _EXTENDING = {"linear", "dynamic", "yarn"}  # the others' stated length counts them
 _COUNTED = "gemma3"  # types of models that state the length after linear scaling
@@ -18,7 +21,7 @@ def depends_on_length(config: Any) -> bool:
 
 
 def length_boundaries(config: Any) -> Collection[int]:
-    """Find the prompt lengths at which a model's frequencies change.
+    """Find the prompt lengths at which a model treats padding differently.
 
     Parameters
     ----------
@@ -30,8 +33,12 @@ def length_boundaries(config: Any) -> Collection[int]:
     boundaries : set of int or range
         Empty for most models. A batch uses the frequencies of its longest prompt, so prompts on
         different sides of a boundary must not share a batch. Dynamic scaling has other frequencies
-        for each length above the stated one.
+        for each length above the stated one. Sparse attention allows no padding of prompts that
+        have more tokens than it selects.
     """
+    selected = longest_padded(config)
+    if selected is not None:
+        return range(selected, _NO_LIMIT)
     stated = _stated_length(config)
     if has_dynamic_frequencies(config) and stated:
         return range(stated, scaled_length(config, stated))

@@ -14,16 +14,19 @@ from tqdm.auto import tqdm
 from skgate._messages import PromptError
 from skgate.model._batching import length_batches, token_budget, widest_pair
 from skgate.model._lengths import count_positions
+from skgate.model._padding_limits import longest_padded
 from skgate.model._residual_stream import eval_mode, steer_block
 from skgate.model._rope import has_dynamic_frequencies, length_boundaries, reset_positions
+from skgate.model._vocabulary import check_token_ids
 from skgate.steering._generation import (
     check_decoding,
+    check_outputs,
     check_own_inputs,
     find_option,
     find_reply_length,
     generate_batch,
 )
-from skgate.steering._padding import left_padding_is_exact
+from skgate.steering._padding import check_generate, left_padding_is_exact
 
 if TYPE_CHECKING:
     from skgate._messages import Prompt
@@ -88,10 +91,11 @@ class Engine:
         Raises
         ------
         ValueError
-            If an option can't be combined with steering.
+            If an option can't be combined with steering, or asks for more than texts.
         """
         options = {**(params.generate_kwargs or {}), **generate_kwargs}
         check_own_inputs(options)
+        check_outputs(reader.language_model.model, options)
         check_decoding(reader.language_model.model, options)
         return cls(reader, options, params.batch_tokens, params.verbose)
 
@@ -124,7 +128,7 @@ class Engine:
         Raises
         ------
         PromptError
-            If a prompt is too long, by itself or with its reply.
+            If a prompt is too long, by itself or with its reply, or has a token without embedding.
         """
         language_model = self.reader.language_model
         try:
@@ -132,6 +136,7 @@ class Engine:
         except PromptError as error:
             error.name = "prompts"  # what generate calls them
             raise
+        check_token_ids(requests, language_model.embeddings, "prompts")
         self._check_lengths(requests)
         replies: list[list[str]] = [[]] * len(requests)
         with (
@@ -182,16 +187,18 @@ class Engine:
 
     def _batches(self, requests: Sequence[Request], layer: int) -> list[list[int]]:
         """Split prompts into batches, the longest first, padded only if that changes nothing."""
-        language_model = self.reader.language_model
+        language_model, use_cache = self.reader.language_model, self.options.get("use_cache")
+        check_generate(language_model, layer, requests[0], use_cache)
         lengths = [len(request.ids) for request in requests]
         budget = token_budget(self.batch_tokens, language_model.input_device, _BATCH_TOKENS_ON_CPU)
         config = language_model.backbone.config
-        if len(set(lengths)) == 1 or has_dynamic_frequencies(config):
+        sensitive = has_dynamic_frequencies(config) or longest_padded(config) is not None
+        if len(set(lengths)) == 1 or sensitive:
             return length_batches(lengths, budget, padding=False)
         boundaries = length_boundaries(config)
         long, short = (requests[i] for i in widest_pair(lengths, boundaries))
         padding = len(long.ids) == len(short.ids) or left_padding_is_exact(
-            language_model, layer, long, short, self.options.get("use_cache")
+            language_model, layer, long, short, use_cache
         )
         return length_batches(lengths, budget, padding=padding, boundaries=boundaries)
 

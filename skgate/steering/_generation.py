@@ -9,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from skgate.model._vocabulary import count_tokens, describe_unknown_token
+
 if TYPE_CHECKING:
     from skgate.model._loading import LanguageModel
 
 _OWN_INPUTS = ("inputs", "input_ids", "attention_mask", "inputs_embeds", "position_ids")
+_TOKENS = ("inputs", "input_ids")
 _DEFAULT_LENGTH = 20  # transformers' GenerationConfig().max_length
 # Steering needs a pass over the whole prompt and then one token at a time. These don't do that.
 _UNSUPPORTED = {
@@ -24,7 +27,19 @@ _UNSUPPORTED = {
     "negative_prompt_ids": "classifier-free guidance",
     "guidance_scale": "classifier-free guidance",
     "adapter_names": "one adapter per row",
+    "use_mtp": "multi-token prediction",
+    "token_healing": "token healing",
+    "trust_remote_code": "a decoding loop from the hub",
 }
+_OFF = {"guidance_scale": 1}  # besides None and False
+# They change what ``generate`` returns. (Texts have no place for them.)
+_FURTHER_OUTPUTS = (
+    "return_dict_in_generate",
+    "output_scores",
+    "output_logits",
+    "output_hidden_states",
+    "output_attentions",
+)
 
 
 def find_option(name: str, options: Mapping[str, Any], model: Any, tokenizer: Any = None) -> Any:
@@ -78,7 +93,7 @@ def find_reply_length(options: Mapping[str, Any], model: Any) -> tuple[str, int 
 
 
 def check_decoding(model: Any, options: Mapping[str, Any]) -> None:
-    """Raise a ValueError for ways of decoding that can't be steered.
+    """Raise a ValueError for ways of decoding, and for inputs, that can't be steered.
 
     Parameters
     ----------
@@ -89,10 +104,49 @@ def check_decoding(model: Any, options: Mapping[str, Any]) -> None:
     """
     for name, what in _UNSUPPORTED.items():
         value = find_option(name, options, model)
-        if value is not None and not (name == "guidance_scale" and value == 1):
+        if value is not None and value is not False and value != _OFF.get(name):
             shown = value if isinstance(value, int | float | str) else type(value).__name__
             raise ValueError(
                 f"Got {name}={shown!r}, expected None: {what} is not supported while steering."
+            )
+    kind = find_option("cache_implementation", options, model)
+    if kind == "paged":
+        raise ValueError(
+            "Got cache_implementation='paged', expected another cache: it means continuous "
+            "batching, which packs the tokens of several prompts into one forward pass and can't "
+            "be steered."
+        )
+    if str(kind).startswith("offloaded") and not torch.accelerator.is_available():
+        raise ValueError(
+            f"Got cache_implementation={kind!r} on a machine without an accelerator, expected "
+            "another cache: there is nothing to offload from."
+        )
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if str(attention).startswith("paged"):
+        raise ValueError(
+            f"Got a model with attn_implementation={attention!r}, expected one such as 'sdpa': "
+            "paged attention is for continuous batching, which can't be steered."
+        )
+    _check_tokens(model, options)
+
+
+def _check_tokens(model: Any, options: Mapping[str, Any]) -> None:
+    """Raise a ValueError for token ids without an embedding and for padding on the right."""
+    n_rows = count_tokens(model.get_input_embeddings())
+    for name in _TOKENS:
+        tokens = options.get(name)
+        if n_rows is None or not isinstance(tokens, torch.Tensor) or not tokens.numel():
+            continue
+        if tokens.max() >= n_rows:
+            raise ValueError(f"Got {name} with {describe_unknown_token(int(tokens.max()), n_rows)}")
+    mask = options.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.numel():
+        padded = (mask[:, -1] == 0).nonzero()[:, 0].tolist()
+        if padded:
+            raise ValueError(
+                f"Got an attention_mask with padding on the right in rows {padded[:5]}, expected "
+                "padding on the left: generation continues after the last column. Pass "
+                "padding_side='left' to the tokenizer."
             )
 
 
@@ -101,6 +155,34 @@ def check_own_inputs(options: Mapping[str, Any]) -> None:
     for name in _OWN_INPUTS:
         if options.get(name) is not None:
             raise ValueError(f"Got {name}, expected none: the prompts are the input.")
+    if options.get("past_key_values") is not None:
+        raise ValueError(
+            "Got past_key_values, expected none: each batch has a cache of its own. Choose its "
+            "kind by cache_implementation."
+        )
+
+
+def check_outputs(model: Any, options: Mapping[str, Any]) -> None:
+    """Raise a ValueError for options that ask for more than texts.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The model, whose ``generation_config`` counts too.
+    options : mapping
+        Arguments of ``model.generate``.
+    """
+    for name in _FURTHER_OUTPUTS:
+        # The first one decides. Without it, what a model asks for by itself is never returned.
+        own = model if name == _FURTHER_OUTPUTS[0] else None
+        value = find_option(name, options, own)
+        if value:
+            where = "" if options.get(name) else " in the generation_config"
+            raise ValueError(
+                f"Got {name}={value!r}{where}, expected False: a SteeringWrapper generates texts "
+                "and nothing else. Use the steered view that attach() gives; its generate() "
+                "returns what the model's does."
+            )
 
 
 def generate_batch(
@@ -142,7 +224,7 @@ def generate_batch(
         attention_mask=attention_mask.to(device),
         **{"disable_compile": True, **options, "pad_token_id": pad},
     )
-    sequences = getattr(output, "sequences", output)[:, width:].tolist()
+    sequences = output[:, width:].tolist()
     texts = tokenizer.batch_decode(
         [_before_end(tokens, ends) for tokens in sequences], skip_special_tokens=True
     )

@@ -170,13 +170,15 @@ class SteeringParts:
             )
         return reader
 
-    def check_gate(self, reader: PromptReader) -> int:
+    def check_gate(self, reader: PromptReader, *, full: bool = False) -> int:
         """Check that the gate was fitted on what is read now, and find the layer to steer at.
 
         Parameters
         ----------
         reader : PromptReader
             The opened reader.
+        full : bool, default=False
+            Whether to read all weights of the model, rather than take a cheap look.
 
         Returns
         -------
@@ -202,7 +204,8 @@ class SteeringParts:
                 "nothing else."
             )
         if gate.activation_source_ is not None:
-            check_same_source(gate.activation_source_, reader.source())
+            found = reader.source(reader.fingerprint(full=full))
+            check_same_source(gate.activation_source_, found)
         return layers[0]
 
 

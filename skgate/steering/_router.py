@@ -33,8 +33,8 @@ class Router:
         Steering strength, in units of the gate's ``projection_gap_``.
     on_harmful, on_harmless : str or None
         As in :class:`skgate.SteeringWrapper`.
-    languages : ndarray of str of shape (n_prompts,) or None
-        The prompts' languages.
+    languages : ndarray of str or None of shape (n_prompts,), or None
+        The prompts' languages; None for those that are not known.
     n_prompts : int
         Number of prompts.
 
@@ -61,20 +61,32 @@ class Router:
         self._add = strength * projection_unit(gate) if on_harmful else 0.0
         self._ablate = 1.0 if on_harmless else 0.0
         self._actions = on_harmless or "none", on_harmful or "none"
+        if languages is not None:
+            given = languages[[name is not None for name in languages]]
+            check_known(self._book, given, gate.unknown_language)
+        self.begin(languages, n_prompts)
+
+    def begin(self, languages: npt.NDArray[Any] | None, n_prompts: int) -> None:
+        """Forget the decisions and expect other prompts, in languages that were given before.
+
+        Parameters
+        ----------
+        languages : ndarray of str or None of shape (n_prompts,), or None
+            The prompts' languages.
+        n_prompts : int
+            Number of prompts.
+        """
         self._languages = languages
         self._found = np.full(n_prompts, None, dtype=object)
         self._scores = np.full(n_prompts, np.nan)
-        if languages is not None:
-            check_known(self._book, languages, gate.unknown_language)
 
-    def route(self, batch: list[int] | None) -> Route:
+    def route(self, batch: list[int]) -> Route:
         """Make the route of a batch.
 
         Parameters
         ----------
-        batch : list of int or None
-            The places of the batch's prompts in the call. If None, every row of the batch is a
-            prompt, all are in the one language (if any), and no decision is kept.
+        batch : list of int
+            The places of the batch's prompts in the call.
 
         Returns
         -------
@@ -83,11 +95,8 @@ class Router:
         """
 
         def decide(rows: torch.Tensor) -> Edit:
-            n_prompts = len(rows) if batch is None else len(batch)
-            repeats = len(rows) // n_prompts  # beams and return sequences, below each other
-            language = self._languages
-            if language is not None:
-                language = np.repeat(language, n_prompts) if batch is None else language[batch]
+            repeats = len(rows) // len(batch)  # beams and return sequences, below each other
+            language = None if self._languages is None else self._languages[batch]
             activations = rows[::repeats].double().cpu().numpy()
             scores, found = self._book.decide(
                 activations, language, detect=self._unknown_language == "detect"
@@ -97,8 +106,7 @@ class Router:
                     "The gate read activations that are not finite, as after an overflow in "
                     "float16. Load the model in bfloat16 or float32."
                 )
-            if batch is not None:
-                self._scores[batch], self._found[batch] = scores, found
+            self._scores[batch], self._found[batch] = scores, found
             harmful = torch.from_numpy(scores > 0).repeat_interleave(repeats)
             return Edit(add=harmful * self._add, ablate=~harmful * self._ablate)
 
@@ -112,15 +120,17 @@ class Router:
     def decisions(self, index: pd.Index | None = None) -> pd.DataFrame:
         """Report the decisions: one row per prompt, numbered unless there is an index."""
         harmful = self._scores > 0
+        index = pd.RangeIndex(len(harmful)) if index is None else index
+        languages = pd.Series([name or None for name in self._found], index, dtype=object)
         return pd.DataFrame(
             {
-                "language": [name or None for name in self._found],
+                "language": languages,
                 "harmful": harmful,
                 "harm_score": self._scores,
                 "action": np.array(self._actions, dtype=object)[harmful.astype(int)],
                 "gate_version": self._version,
             },
-            index=range(len(harmful)) if index is None else index,
+            index=index,
         )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn import get_config
@@ -25,13 +25,12 @@ from skgate._base import (
 )
 from skgate._docstrings import fill_docstring
 from skgate._frames import find_index, to_plain
-from skgate._validation import check_language
 from skgate.metrics import refusal_selectivity
 from skgate.steering import _sweeps
 from skgate.steering._engine import Engine
 from skgate.steering._pipeline import SteeringParts, assemble, find_fitted_parts
 from skgate.steering._router import Router
-from skgate.steering._view import open_view
+from skgate.steering._view import check_languages, open_view, route_calls
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -403,45 +402,112 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
             router.warn_unseen()
         return (replies, router.decisions(find_index(prompts))) if return_decisions else replies
 
-    @contextmanager
-    def attach(self, language: str | None = None) -> Iterator[Any]:
-        """Open a steered view of the model; the model itself is not steered.
+    def attach(
+        self,
+        language: Any = None,
+        *,
+        on_template_mismatch: str = "raise",
+        on_decision: Callable[[pd.DataFrame], object] | None = None,
+    ) -> Any:
+        """Make a steered view of the model; the model itself is not steered.
 
-        The view is an object of the model's class. Its ``generate`` works in any thread, with
-        streamers and chats, and in ``pipeline("text-generation", model=steered, tokenizer=...)``. A
-        plain forward pass through the view counts as a prompt.
+        The view is a model of the same class. Its ``generate`` works in any thread, with streamers
+        and chats, and in ``pipeline("text-generation", model=view, tokenizer=...)``. A plain
+        forward pass through the view counts as a prompt.
 
-        Format its input as the gate's prompts were: with the chat template and
-        ``add_generation_prompt=True``, or as plain text if ``chat_template=False``. The view's
-        submodules are those of the model and are not steered if called directly. The gate is used
-        as it is now: what it learns later affects only views attached later.
+        In a ``with`` statement, the view is detached at the end. Without one, it can be used until
+        its method ``detach()`` is called. Calls that have begun by then go on, so a stream is not
+        cut off.
+
+        Format its input as the gate's prompts were: with the chat template,
+        ``add_generation_prompt=True`` and the same ``chat_template_kwargs``, or as plain text if
+        ``chat_template=False``. The view compares the last tokens of each prompt with what the
+        template puts after a user message, unless that is empty. Pass an ``attention_mask`` if
+        there is padding.
+
+        The view's submodules are those of the model and are not steered if called directly. The
+        gate is used as it is now: what it learns later affects only views attached later.
 
         Parameters
         ----------
-        language : str or None, default=None
-            The language of all prompts. If None, see the gate's ``unknown_language``.
+        language : str, array-like of str or None of shape (n_prompts,), or None, default=None
+            The language of all prompts, or one for each prompt in the batch of every call. For
+            None, see the gate's ``unknown_language``.
+        on_template_mismatch : {"raise", "warn"}, default="raise"
+            What to do if a prompt does not end as the gate's prompts do, or comes as
+            ``inputs_embeds``, so that nothing can be compared. The gate would read another token
+            than it was fitted on. "warn" goes on with a warning.
+        on_decision : callable or None, default=None
+            Called once per batch, when the prompts have been read and no token has been generated,
+            in the thread that generates. It gets the batch's decisions as a DataFrame, as
+            :meth:`generate` returns them, one row per prompt. An error that it raises ends the
+            call.
 
-        Yields
+        Returns
+        -------
+        view : PreTrainedModel
+            The view. It is also a context manager that gives the view itself.
+
+        Raises
         ------
-        steered : PreTrainedModel
-            The view. Using it after the context has ended is an error.
+        NotFittedError
+            If the gate is not fitted.
+        ValueError
+            If model, tokenizer, template, layer or position differ from those that the gate was
+            fitted on, or if the position can't be found from token ids alone. The view raises one
+            for prompts in another format, for padding without an ``attention_mask``, and for a
+            batch that does not have one language per prompt.
+        RuntimeError
+            If the view is called after it was detached.
+
+        Examples
+        --------
+        A server keeps a view and logs its decisions:
+
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from skgate import ActivationTransformer, LatentGate, SteeringWrapper
+        >>> from skgate.datasets import load_organism
+        >>> organism = load_organism()
+        >>> sources = organism.prompts.query("split == 'train' and tier == 'high'")
+        >>> reader = ActivationTransformer(organism.model, tokenizer=organism.tokenizer, layer=4)
+        >>> wrapper = SteeringWrapper(make_pipeline(reader, LatentGate()), strength=0.7)
+        >>> wrapper = wrapper.fit(sources["prompt"], sources["harmful"])
+        >>> log = []
+        >>> view = wrapper.attach(on_decision=log.append)
+        >>> inputs = organism.tokenizer.apply_chat_template(
+        ...     [{"role": "user", "content": "smash the lamp"}], add_generation_prompt=True,
+        ...     return_tensors="pt", return_dict=True)
+        >>> tokens = view.generate(**inputs, max_new_tokens=40)
+        >>> log[0]["action"].tolist()
+        ['add']
+
+        A prompt without the chat template is refused:
+
+        >>> plain = organism.tokenizer("smash the lamp", return_tensors="pt")
+        >>> view.generate(**plain)
+        Traceback (most recent call last):
+            ...
+        ValueError: Got input_ids that don't end as the gate's prompts do, in row 0 of 1, ...
+        >>> view.detach()
         """
         self._validate_params()
-        parts = find_fitted_parts(self)
-        if language is not None and not isinstance(language, str):
-            raise TypeError(
-                f"Got language={language!r}, expected one language as a str, or None. generate() "
-                "takes one for each prompt."
+        if on_template_mismatch not in ("raise", "warn"):
+            raise ValueError(
+                f"Got on_template_mismatch={on_template_mismatch!r}, expected 'raise' or 'warn'."
             )
-        languages = None if language is None else check_language(language, 1)
-        router = self._router(parts, languages, 1)
+        if on_decision is not None and not callable(on_decision):
+            raise TypeError(
+                f"Got a {type(on_decision).__name__} as on_decision, expected a function that "
+                "takes a DataFrame, or None."
+            )
+        parts = find_fitted_parts(self)
+        languages = check_languages(language)
+        given = None if languages is None else np.atleast_1d(np.asarray(languages, dtype=object))
+        router = self._router(parts, given, 0)
         reader = parts.open_reader()
-        layer = parts.check_gate(reader)
-        view = open_view(reader, layer, router.direction, router.route(None))
-        try:
-            yield view.model
-        finally:
-            view.close()
+        layer = parts.check_gate(reader, full=True)
+        route_of_call = route_calls(router, languages, on_decision)
+        return open_view(reader, layer, router.direction, route_of_call, on_template_mismatch)
 
     @fill_docstring
     def score(self, X: Any, y: Any, language: Any = None) -> float:

@@ -169,3 +169,12 @@ def test_a_module_may_have_a_config_of_its_own_kind():
     model = make_model("llama")
     model.model.layers[0].config = {"window": 3}
     assert fingerprint_structure(model.model) == fingerprint_structure(model.model)
+
+
+def test_settings_may_have_numbers_as_names():
+    """As Aria's, which map one number to another."""
+    model = make_model("llama")
+    model.config.sizes = {16: 4}
+    before = fingerprint_structure(model.base_model)
+    model.config.sizes = {16: 5}
+    assert fingerprint_structure(model.base_model) != before

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from sklearn.base import clone
 from tiny import CHAT_TEMPLATE, PROMPTS, make_model
 
@@ -79,6 +80,14 @@ def test_a_tokenizer_by_path_is_loaded_anew_when_it_changes(checkpoint, tokenize
 def test_dtype_of_a_model_by_path(checkpoint):
     transformer = ActivationTransformer(checkpoint, layer=2, dtype="bfloat16")
     assert open_reader(transformer).language_model.model.dtype == torch.bfloat16
+
+
+def test_models_that_do_not_state_their_layers_are_refused(tokenizer):
+    model = make_model("llama")
+    model.config.__class__ = type("Unlayered", (transformers.PreTrainedConfig,), {})
+    del model.config.num_hidden_layers
+    with pytest.raises(ValueError, match="LlamaForCausalLM, whose configuration has no num_hidden"):
+        ActivationTransformer(model, tokenizer=tokenizer, layer=0).transform(PROMPTS)
 
 
 def test_encoder_decoders_are_refused(tokenizer):

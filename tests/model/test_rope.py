@@ -67,6 +67,14 @@ def test_dynamic_frequencies_differ_at_each_length_above_the_stated_one():
     assert [sorted(batch) for batch in batches] == [[1, 5], [4], [2, 6], [0, 3]]
 
 
+def test_sparse_attention_allows_no_padding_of_longer_prompts():
+    """The choice among keys of equal scores depends on padding."""
+    for settings in ({"index_topk": 4}, {"index_topk_blocks": 2, "index_block_size": 2}):
+        boundaries = length_boundaries(config(**settings))
+        batches = length_batches([2, 8, 5, 4, 7, 8, 5], 100, boundaries=boundaries)
+        assert [sorted(batch) for batch in batches] == [[1, 5], [4], [2, 6], [0, 3]]
+
+
 def test_activations_with_dynamic_frequencies_depend_on_no_other_prompt(tokenizer):
     """Whereas transformers keeps the frequencies of the longest prompt that it has seen."""
 

@@ -176,7 +176,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("architecture", ["gpt2", "opt"])
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "openai-gpt"])
 def test_prompt_and_reply_must_fit_learned_positions(architecture, way, tokenizer, monkeypatch):
     """An early ValueError names prompt and numbers, before anything is generated."""
     given, options = WAYS[way]
@@ -194,7 +194,7 @@ def test_prompt_and_reply_must_fit_learned_positions(architecture, way, tokenize
 
 
 # The check must not be too strict.
-@pytest.mark.parametrize("architecture", ["gpt2", "opt"])
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "openai-gpt"])
 def test_a_reply_that_just_fits_is_generated(architecture, tokenizer):
     """Prompt + new tokens equal to the positions is no error."""
     wrapper, _ = wrapper_of(architecture, tokenizer)

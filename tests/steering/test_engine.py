@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from steered import GREEDY, MIXED, PROMPTS, Y, apply_template, make_telling_model, make_wrapper
+from steered import (
+    GREEDY,
+    MIXED,
+    PROMPTS,
+    Y,
+    apply_template,
+    count_hooks,
+    make_telling_model,
+    make_wrapper,
+)
 
 from skgate import ActivationTransformer
 
@@ -76,11 +85,14 @@ def test_left_padding_is_tried_without_beams_and_further_replies(
     model.generation_config.do_sample = True
     setattr(model.generation_config, setting, 2)
     wrapper.generate(MIXED, do_sample=True)
-    assert sizes == [2, 5]  # the trial with the longest and the shortest prompt, then all
+    assert sizes == [1, 2, 1, 5]  # one; the longest and the shortest, the shortest alone; then all
 
 
-def test_left_padding_is_tried_at_every_layer_and_in_every_dtype(model, tokenizer, monkeypatch):
-    """Here it comes in at the third block, and weighs little: more than float32 rounds."""
+def test_left_padding_is_tried_in_every_dtype_and_up_to_the_reply(model, tokenizer, monkeypatch):
+    """It comes in at the third block, and weighs little: more than float32 rounds.
+
+    Steered at the second block, it doesn't change the activation, but the reply.
+    """
     # Private: through generate(), rounding in bfloat16 hides what this compares.
     from skgate.activations._reader import open_reader
     from skgate.model._prompts import Request
@@ -103,7 +115,7 @@ def test_left_padding_is_tried_at_every_layer_and_in_every_dtype(model, tokenize
     assert is_exact(1)
     assert is_exact(3)
     model.to(torch.float32)
-    assert is_exact(1)
+    assert not is_exact(1)
     assert not is_exact(3)
 
 
@@ -223,12 +235,7 @@ def test_activations_that_are_not_finite_are_refused(wrapper, model, tokenizer):
 # State
 
 
-def count_hooks(model):
-    kinds = ("_forward_hooks", "_forward_pre_hooks")  # (torch's: it has no public way to count)
-    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
-
-
-def test_nothing_is_left_behind(wrapper, model):
+def test_nothing_is_left_behind(wrapper, model, tokenizer):
     calls = []
     model.model.layers[1].register_forward_hook(lambda *args: calls.append(1))
     n_hooks, attributes = count_hooks(model), set(model.__dict__)
@@ -246,7 +253,28 @@ def test_nothing_is_left_behind(wrapper, model):
         with pytest.raises(type(error)):
             wrapper.generate(MIXED, stopping_criteria=[Interrupt(error)])
     with pytest.raises(ZeroDivisionError), wrapper.attach() as steered:  # noqa: PT012 - in use
-        steered.generate(torch.ones(1, 3, dtype=torch.int64), max_new_tokens=2, pad_token_id=0)
+        steered.generate(**apply_template(tokenizer, MIXED[:1]), max_new_tokens=2, pad_token_id=0)
         raise ZeroDivisionError
     assert count_hooks(model) == n_hooks
     assert set(model.__dict__) == attributes
+
+
+def test_a_model_whose_generate_reads_something_else_is_refused(tokenizer):
+    """It numbers positions in another way there; prompts of one length show it too."""
+    from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForCausalLM
+
+    torch.manual_seed(0)
+    config = RobertaPreLayerNormConfig(
+        vocab_size=64,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        is_decoder=True,
+        initializer_range=0.5,
+    )
+    model = RobertaPreLayerNormForCausalLM(config).eval()
+    wrapper = make_wrapper(model, tokenizer).fit(PROMPTS, Y)
+    with pytest.raises(RuntimeError, match="another activation from generate"):
+        wrapper.generate(MIXED[:1])

@@ -22,7 +22,15 @@ _ENTRY_BYTES = 540
 
 
 class RowCache(Protocol):
-    """Caches the activations of one model. Prompts are identified by 16 bytes."""
+    """Caches the activations of one model. Prompts are identified by 16 bytes.
+
+    Attributes
+    ----------
+    on_disk : bool
+        Whether the activations are read by other processes and later sessions.
+    """
+
+    on_disk: bool
 
     def announce(self, n_rows: int, n_layers: int, d: int) -> str:
         """Prepare for prompts that are about to be computed.
@@ -42,6 +50,8 @@ class RowCache(Protocol):
 
 class NoRowCache:
     """Caches nothing."""
+
+    on_disk = False
 
     def announce(self, n_rows: int, n_layers: int, d: int) -> str:
         return ""
@@ -145,6 +155,8 @@ class MemoryRowCache(NoRowCache):
 
 class StoreRowCache(NoRowCache):
     """Caches activations in a folder."""
+
+    on_disk = True
 
     def __init__(
         self, store: ActivationStore, namespace: str, description: Mapping[str, str]
