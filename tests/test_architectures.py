@@ -27,6 +27,10 @@ DIVERSE = {
 }
 
 
+# Than the version of docs/supported_models.md; before, some were built otherwise, or not at all.
+OLDER = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23)
+
+
 @pytest.fixture(scope="module")
 def script():
     spec = importlib.util.spec_from_file_location("architectures", SCRIPT)
@@ -42,7 +46,10 @@ def test_diverse_architectures_are_exact_or_refused(script, model_type):
         pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
     expected = DIVERSE[model_type]
     reading, steering = script.compare(model_type, "AutoModelForCausalLM")
-    if expected == "exact":
+    if expected == "exact" and OLDER:
+        for found in (reading, steering):
+            assert found.startswith(("exact", "refused: Got ", "config could not be built"))
+    elif expected == "exact":
         assert (reading, steering) == ("exact", "exact")
     else:
         assert reading.startswith("refused: Got ")

@@ -149,7 +149,8 @@ def test_reused_states_are_refused(tokenizer):
     wrapper = make_wrapper(model, tokenizer, strength=2.0).fit(PROMPTS, Y)
     ids = apply_template(tokenizer, MIXED[:1])["input_ids"]
     states = model(ids, use_cache=True).cache_params
-    with wrapper.attach() as steered, pytest.raises(RuntimeError, match="were not steered"):
+    refused = "were not steered|does not tell how many tokens"  # the second, of transformers 5.2
+    with wrapper.attach() as steered, pytest.raises(RuntimeError, match=refused):
         steered(ids, cache_params=states)
 
 
