@@ -43,14 +43,14 @@ class Bare:
             add_generation_prompt=True,
             return_tensors="pt",
             return_dict=True,
-        )
+        ).to(self.model.device)
 
     @torch.no_grad()
     def read(self, prompt: str) -> torch.Tensor:
         read: list[torch.Tensor] = []
 
         def stop(module: Any, args: Any, output: Any) -> None:
-            read.append((output[0] if isinstance(output, tuple) else output)[:, -1].float())
+            read.append((output[0] if isinstance(output, tuple) else output)[:, -1].float().cpu())
             raise _Stop
 
         handle = self.model.model.layers[self.layer].register_forward_hook(stop)
@@ -106,6 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model: Any = AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype="auto").eval()
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer: Any = AutoTokenizer.from_pretrained(options.checkpoint)
     layer = model.config.get_text_config().num_hidden_layers // 2
     bare = Bare(model, tokenizer, layer)

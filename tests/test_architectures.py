@@ -18,6 +18,7 @@ DIVERSE = {
     "bart": "exact",  # a wrapper around the decoder that knows no embeddings
     "bert": "exact",  # the blocks' owner gets no token ids
     "gemma3": "exact",  # multimodal, with sliding windows
+    "gemma4": "exact",  # layers of different shapes
     "git": "exact",  # padding is masked in the prompt, not in what follows
     "llama": "exact",
     "mamba": "exact",  # a cache of states, which does not count tokens

@@ -14,7 +14,6 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -105,7 +104,7 @@ class _Snapshot:
         modules = list(backbone.modules())
         self._modules = list(map(_ModuleState, modules))
         configs = {id(config): config for config in _configs(modules)}
-        self._configs = [(config, deepcopy(vars(config))) for config in configs.values()]
+        self._configs = [(config, _copy_values(config)) for config in configs.values()]
         self._tensors = list(_tensors(modules))
         leaves = _find_leaves(self._tensors)
         self._are_leaves = not any(inner_tensors(tensor) for tensor in self._tensors)
@@ -140,7 +139,7 @@ class _Snapshot:
         return (
             len(modules) == len(self._modules)
             and all(map(_ModuleState.holds, self._modules, modules))
-            and all(vars(config) == values for config, values in self._configs)
+            and all(_copy_values(config) == values for config, values in self._configs)
         )
 
     def _same_tensors(self, modules: list[nn.Module]) -> bool:
@@ -249,6 +248,20 @@ def _mark(leaf: torch.Tensor) -> tuple[int | None, int]:
     """Where a tensor's values are, and how many changes of them torch has counted."""
     version = None if leaf.is_inference() else leaf._version  # noqa: SLF001  (torch: no public way)
     return version, leaf.data_ptr()
+
+
+def _copy_values(value: Any) -> Any:
+    """Copy a configuration as plain dicts and lists; whatever else is in it goes by its identity.
+
+    Configurations whose layers differ can't be compared or copied as they are.
+    """
+    if hasattr(value, "to_dict"):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {name: _copy_values(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copy_values(part) for part in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else id(value)
 
 
 def _configs(modules: Iterable[nn.Module]) -> Iterator[Any]:

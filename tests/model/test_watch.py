@@ -146,6 +146,15 @@ def test_an_edit_of_one_element_is_noticed_within_the_stated_number_of_calls(edi
     assert max(n_calls) > 1  # otherwise it wasn't the rotation
 
 
+def test_configurations_inside_the_configuration_count(reads):
+    model = make_model("llama")
+    model.config.nested = type(model.config)(num_attention_heads=2, some=[{"a": 1}, 2.0])
+    before = fingerprint(model.model)
+    assert fingerprint(model.model) is before
+    model.config.nested.some[0]["a"] = 3
+    assert fingerprint(model.model) == true_fingerprints(model.model) != before
+
+
 def test_a_full_read_notices_one_element_at_once():
     model = make_model("llama", hidden_size=128, intermediate_size=1024)
     before = fingerprint(model.model, full=True)
