@@ -9,11 +9,16 @@ from torch import nn
 _OTHER_MODALITIES = ("vision", "visual", "audio", "speech", "image")
 
 
-def named_text_modules(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Name the modules of a model, except those of its parts for images and sound."""
-    for name, module in backbone.named_modules():
-        if not any(word in name for word in _OTHER_MODALITIES):
-            yield name, module
+def named_text_modules(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Name the modules of a model, except those of its parts for images and sound.
+
+    Of a list of modules only the first is gone into, as the others are like it.
+    """
+    yield name, module
+    children = list(module.named_children())
+    for child_name, child in children[:1] if isinstance(module, nn.ModuleList) else children:
+        if not any(word in child_name for word in _OTHER_MODALITIES):
+            yield from named_text_modules(child, f"{name}.{child_name}" if name else child_name)
 
 
 def find_blocks(backbone: nn.Module, n_layers: int) -> tuple[nn.Module, nn.ModuleList]:

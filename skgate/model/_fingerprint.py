@@ -297,8 +297,8 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     part of the prompt format.
 
     The fingerprint of an object is cached. It is computed again if something of it changes that
-    can be compared quickly: its backend, its number of tokens, added and special tokens, all parts
-    of the backend but the vocabulary, a sample of the vocabulary, and the ids of a sample text.
+    can be compared quickly: its backend, its number of tokens, special tokens, all parts of the
+    backend but the vocabulary, a sample of the vocabulary, and the ids of a sample text.
 
     Parameters
     ----------
@@ -330,9 +330,10 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _sample(tokenizer: Any, backend: Any) -> str:
-    """Describe what of a tokenizer can be compared in less than a millisecond."""
+    """Describe what of a tokenizer can be compared in a few milliseconds at most."""
+    n_tokens = len(tokenizer)  # (slow with many added tokens)
     described = [
-        len(tokenizer),
+        n_tokens,
         _special_tokens(tokenizer),
         getattr(tokenizer, "split_special_tokens", None),
     ]
@@ -343,10 +344,9 @@ def _sample(tokenizer: Any, backend: Any) -> str:
     for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         part = getattr(backend, name)
         described.append(_part_state(part))
-    step = max(1, len(tokenizer) // _SAMPLED_TOKENS)
-    described.append([backend.id_to_token(i) for i in range(0, len(tokenizer), step)])
-    described += [backend.get_added_tokens_decoder(), backend.encode(_SHORT_PROBE).ids]
-    return repr(described)
+    step = max(1, n_tokens // _SAMPLED_TOKENS)
+    described.append([backend.id_to_token(i) for i in range(0, n_tokens, step)])
+    return repr([*described, backend.encode(_SHORT_PROBE).ids])
 
 
 def _part_state(part: Any) -> object:
