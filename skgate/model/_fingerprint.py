@@ -158,7 +158,7 @@ class RowSums(NamedTuple):
 
     def agree(self, first: int, last: int) -> bool:
         """Whether the rows from ``first`` up to ``last`` still have their checksums."""
-        octets = to_octets(self.tensor)[first * _ROW_BYTES : last * _ROW_BYTES]
+        octets = _to_octets(self.tensor)[first * _ROW_BYTES : last * _ROW_BYTES]
         return torch.equal(_to_words(octets).sum(1), self.sums[first:last])
 
 
@@ -445,7 +445,7 @@ def _update(hasher: hashlib.blake2b, tensor: torch.Tensor) -> list[RowSums]:
     inner = inner_tensors(tensor)
     if inner is not None:
         return [found for part in inner for found in _update(hasher, part)]
-    columns, rows = _checksums(to_octets(tensor))
+    columns, rows = _checksums(_to_octets(tensor))
     for sums in (columns, rows):
         hasher.update(sums.cpu().numpy().tobytes())
     return [RowSums(tensor, rows)]
@@ -483,7 +483,7 @@ def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
             yield tensor.detach()
 
 
-def to_octets(tensor: torch.Tensor) -> torch.Tensor:
+def _to_octets(tensor: torch.Tensor) -> torch.Tensor:
     """View a tensor as bytes; a copy if it is not contiguous or not aligned."""
     octets = tensor.contiguous().reshape(-1).view(torch.uint8)
     return octets.clone() if octets.storage_offset() % 8 else octets

@@ -27,7 +27,6 @@ from skgate.model._fingerprint import (
     inner_tensors,
     is_setting,
     read_weights,
-    to_octets,
 )
 from skgate.model._rope import is_rewritten
 
@@ -215,7 +214,7 @@ def _read(views: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _sample(leaf: torch.Tensor) -> torch.Tensor:
-    octets = to_octets(leaf)
+    octets = leaf.detach().reshape(-1).view(torch.uint8)  # a view, wherever its values begin
     size = _N_SAMPLED * leaf.element_size()
     if octets.numel() <= size:
         return octets

@@ -155,6 +155,18 @@ def test_configurations_inside_the_configuration_count(reads):
     assert fingerprint(model.model) == true_fingerprints(model.model) != before
 
 
+def test_values_that_begin_anywhere_in_memory_are_sampled_where_they_are():
+    """As in a file that is mapped into memory, whose tensors may begin at any byte."""
+    model = make_model("llama")
+    whole = torch.zeros(1 + weight(model).numel())
+    assert (whole[1:].storage_offset() * whole.element_size()) % 8
+    weight(model).data = whole[1:].view_as(weight(model))
+    before = fingerprint(model.model)
+    assert fingerprint(model.model) is before
+    weight(model).detach().numpy()[:] = 1
+    assert fingerprint(model.model) == true_fingerprints(model.model) != before
+
+
 def test_a_full_read_notices_one_element_at_once():
     model = make_model("llama", hidden_size=128, intermediate_size=1024)
     before = fingerprint(model.model, full=True)
