@@ -19,8 +19,10 @@ from skgate._frames import to_plain
 from skgate._validation import check_language
 from skgate.model._residual_stream import Edit, Route, eval_mode, steer_block
 from skgate.model._rope import reset_positions
+from skgate.model._templates import PROBES
 from skgate.steering._generation import check_decoding
 from skgate.steering._input_check import InputCheck, find_inputs
+from skgate.steering._padding import check_generate
 
 if TYPE_CHECKING:
     from skgate.activations._reader import PromptReader
@@ -135,6 +137,8 @@ def open_view(
                 if own is not model.generation_config and not given.get("generation_config"):
                     given["generation_config"] = kwargs["generation_config"] = own
                 check_decoding(model, given)
+                probe = reader.encode(PROBES[:1])[0]
+                check_generate(language_model, layer, probe, given.get("use_cache"))
                 kwargs = {"disable_compile": True, **kwargs}
             with steering(given, generating):
                 return method(*args, **kwargs)

@@ -278,3 +278,9 @@ def test_a_model_whose_generate_reads_something_else_is_refused(tokenizer):
     wrapper = make_wrapper(model, tokenizer).fit(PROMPTS, Y)
     with pytest.raises(RuntimeError, match="another activation from generate"):
         wrapper.generate(MIXED[:1])
+    inputs = apply_template(tokenizer, MIXED[:1])
+    with (
+        wrapper.attach() as steered,
+        pytest.raises(RuntimeError, match="another activation from generate"),
+    ):
+        steered.generate(**inputs, max_new_tokens=2, pad_token_id=0)
