@@ -202,14 +202,23 @@ def load_tokenizer(
             raise FileNotFoundError(describe_missing(place, looked_for, hub))
         return load_tokenizer(adapter.base, adapter.revision, _of_base(options))
     try:
-        return transformers.AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             place.path, revision=revision, **hub, **own
         )
+        if not _has_vocabulary(tokenizer):
+            raise OSError("it has no vocabulary")
     except (OSError, ValueError) as error:
         raise OSError(
             f"Got {place.what}={place.path!r}, from which no tokenizer can be loaded, expected one "
             f"there or as the parameter tokenizer: {one_line(error)}"
         ) from error
+    return tokenizer
+
+
+def _has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell a tokenizer from the one of special tokens that transformers makes without files."""
+    special = {"▁", *tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    return len(tokenizer) > len(special) or not special.issuperset(tokenizer.get_vocab())
 
 
 def _of_base(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import transformers
 from bare import (
     GREEDY,
     LANGUAGE,
@@ -310,6 +311,24 @@ def test_a_folder_without_a_tokenizer_says_what_to_pass(tmp_path, tokenizer):
         tmp_path / "weights", tokenizer=tmp_path / "words", layer=LAYER
     ).transform(FEW)
     np.testing.assert_allclose(rows, bare_rows(model, tokenizer, FEW, LAYER), atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["Gemma", "Llama", "Qwen2"])
+def test_no_tokenizer_is_made_up(family, tmp_path):
+    """Without files, transformers makes some families a tokenizer of special tokens alone."""
+    config = getattr(transformers, f"{family}Config")(
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        vocab_size=16,
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    reader = ActivationTransformer(tmp_path, layer=1, chat_template=False)
+    with pytest.raises(OSError, match="expected one there or as the parameter tokenizer"):
+        reader.transform(FEW)
 
 
 def test_a_model_in_a_subfolder(tmp_path, tokenizer):
