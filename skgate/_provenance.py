@@ -48,8 +48,8 @@ class ActivationSource:
         Fingerprint of the prompt format: chat template, its arguments and the system prompt.
     layer : tuple of int
         The layers read, 0-based.
-    position : str or int
-        The token position read.
+    position : str, int or tuple of these
+        The token position read, or several.
     settings : str, default=""
         Version of transformers and fingerprint of the model's configuration and module settings,
         such as "5.23.0/0f3a". "" means not known.
@@ -84,9 +84,23 @@ class ActivationSource:
     tokenizer: str
     template: str
     layer: tuple[int, ...]
-    position: str | int
+    position: str | int | tuple[str | int, ...]
     settings: str = ""
     date: str = ""
+
+    @property
+    def places(self) -> list[tuple[int, str | int]]:
+        """The (layer, position) pairs read, in the order of their columns."""
+        positions = self.position if isinstance(self.position, tuple) else (self.position,)
+        return [(layer, position) for layer in self.layer for position in positions]
+
+    @property
+    def steered_place(self) -> int:
+        """Which of ``places`` steering acts at: in the deepest layer, "last" or else the first."""
+        deepest = max(self.layer)
+        found = [i for i, (layer, _) in enumerate(self.places) if layer == deepest]
+        last = [i for i in found if self.places[i][1] == "last"]
+        return (last or found)[0]
 
     def describe_change(self, other: ActivationSource) -> str:
         """Describe how another source differs, for error messages.

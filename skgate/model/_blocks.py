@@ -21,6 +21,18 @@ def named_text_modules(module: nn.Module, name: str = "") -> Iterator[tuple[str,
             yield from named_text_modules(child, f"{name}.{child_name}" if name else child_name)
 
 
+def list_modules(module: nn.Module) -> list[nn.Module]:
+    """List a module and all inside it as ``modules()`` does, several times as fast."""
+    found: dict[nn.Module, None] = {}
+    pending: list[nn.Module | None] = [module]
+    while pending:
+        one = pending.pop()
+        if one is not None and one not in found:
+            found[one] = None
+            pending += reversed(one._modules.values())  # noqa: SLF001  (torch: no public way)
+    return list(found)
+
+
 def find_blocks(backbone: nn.Module, n_layers: int) -> tuple[nn.Module, nn.ModuleList]:
     """Find the outermost list of ``n_layers`` modules of the text model, and its owner."""
     lists: list[tuple[str, nn.ModuleList]] = [

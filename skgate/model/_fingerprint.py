@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from operator import itemgetter
@@ -98,8 +99,20 @@ _MAX_STATES = 8
 _SHORT_PROBE = "How do I boil an egg? 如何? Как? 12.5%\n\tx_y"
 _PROBE = "How do I kill a process? Jinsi gani? 如何? Как? كيف? ทำอย่างไร? bawo ni? 12.5%\n\tx_y"
 
-# By tokenizer: its backend, and fingerprints by what _sample found. Calls alternate between states.
-_of_tokenizers: WeakKeyDictionary[Any, tuple[Any, dict[str, str]]] = WeakKeyDictionary()
+
+@dataclass
+class _KnownTokenizer:
+    """A tokenizer's backend, its size, and its fingerprints by what _sample found.
+
+    There are several, as calls may alternate between states.
+    """
+
+    backend: Any
+    n_tokens: int = 0
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+
+_of_tokenizers: WeakKeyDictionary[Any, _KnownTokenizer] = WeakKeyDictionary()
 
 
 def digest(*parts: object) -> str:
@@ -314,14 +327,15 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     if not hasattr(backend, "to_str"):
         backend = None
     known = _of_tokenizers.get(tokenizer)
-    if known is None or known[0] is not backend:
-        known = _of_tokenizers[tokenizer] = backend, {}
-    state = _sample(tokenizer, backend)
-    fingerprint = known[1].get(state)
+    if known is None or known.backend is not backend:
+        known = _of_tokenizers[tokenizer] = _KnownTokenizer(backend)
+    known.n_tokens = _count_tokens(tokenizer, backend, known.n_tokens)
+    state = _sample(tokenizer, backend, known.n_tokens)
+    fingerprint = known.fingerprints.get(state)
     if fingerprint is None:
-        if len(known[1]) >= _MAX_STATES:
-            known[1].clear()
-        fingerprint = known[1][state] = digest(
+        if len(known.fingerprints) >= _MAX_STATES:
+            known.fingerprints.clear()
+        fingerprint = known.fingerprints[state] = digest(
             (backend and _describe_backend(backend)) or _describe_slow(tokenizer),
             _special_tokens(tokenizer),
             bool(getattr(tokenizer, "split_special_tokens", False)),
@@ -329,9 +343,17 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     return fingerprint
 
 
-def _sample(tokenizer: Any, backend: Any) -> str:
+def _count_tokens(tokenizer: Any, backend: Any, expected: int) -> int:
+    """Count a tokenizer's tokens; its own count, slow with thousands of added ones, if needed."""
+    if backend is not None and expected:
+        has_last, has_next = (backend.id_to_token(i) is not None for i in (expected - 1, expected))
+        if has_last and not has_next:
+            return expected
+    return len(tokenizer)
+
+
+def _sample(tokenizer: Any, backend: Any, n_tokens: int) -> str:
     """Describe what of a tokenizer can be compared in a few milliseconds at most."""
-    n_tokens = len(tokenizer)  # (slow with many added tokens)
     described = [
         n_tokens,
         _special_tokens(tokenizer),

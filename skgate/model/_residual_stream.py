@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from skgate.model._blocks import list_modules
+
 if TYPE_CHECKING:
     from transformers import Cache
 
@@ -428,7 +430,7 @@ def is_edited(module: nn.Module) -> bool:
         torch_module._global_forward_hooks,  # noqa: SLF001  (torch: no public way)
         torch_module._global_forward_pre_hooks,  # noqa: SLF001
     ]
-    for child in module.modules():
+    for child in list_modules(module):
         if "forward" in child.__dict__ and not hasattr(child, "_hf_hook"):
             return True
         if child._modules.get("parametrizations"):  # noqa: SLF001  (is_parametrized is slow)
@@ -522,7 +524,7 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
     """Switch dropout off; restore all training flags when the last thread is done."""
     with _in_eval_lock:
         users, training = _in_eval.get(module, (0, []))
-        training = training + [child for child in module.modules() if child.training]
+        training = training + [child for child in list_modules(module) if child.training]
         for child in training:
             child.training = False
         _in_eval[module] = (users + 1, training)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from skgate.model._blocks import list_modules
 from skgate.model._fingerprint import (
     RowSums,
     Structure,
@@ -100,7 +101,7 @@ class _Snapshot:
     ) -> None:
         self.fingerprints = fingerprints
         self._epoch = _epoch
-        modules = list(backbone.modules())
+        modules = list_modules(backbone)
         self._modules = list(map(_ModuleState, modules))
         configs = {id(config): config for config in _configs(modules)}
         self._configs = [(config, _copy_values(config)) for config in configs.values()]
@@ -118,14 +119,14 @@ class _Snapshot:
         cls, backbone: nn.Module, fingerprints: Fingerprints, sums: list[RowSums]
     ) -> _Snapshot | None:
         """Remember a model; None if a cheap look can't see its tensors."""
-        leaves = _find_leaves(_tensors(backbone.modules()))
+        leaves = _find_leaves(_tensors(list_modules(backbone)))
         if all(not leaf.is_meta and leaf.is_contiguous() for leaf in leaves):
             return cls(backbone, fingerprints, sums)
         return None
 
     def holds(self, backbone: nn.Module) -> bool:
         """Whether the cheap look notices no edit."""
-        modules = list(backbone.modules())
+        modules = list_modules(backbone)
         return (
             self._epoch == _epoch
             and self._same_modules(modules)
