@@ -20,8 +20,8 @@ class Evidence:
 
     Attributes
     ----------
-    source : LabelledRows or None
-        The language's rows among the source rows.
+    source : ScoreStatistics or None
+        What the language's rows among the source rows score on probes that have not seen them.
     shots : LabelledRows or None
         Labelled prompts given later.
     unlabelled : ndarray of shape (n,)
@@ -30,7 +30,7 @@ class Evidence:
         Statistics of the activations of all its prompts.
     """
 
-    source: LabelledRows | None = None
+    source: ScoreStatistics | None = None
     shots: LabelledRows | None = None
     unlabelled: Floats = field(default_factory=lambda: np.zeros(0))
     statistics: LanguageStatistics | None = None
@@ -49,11 +49,6 @@ class Evidence:
     def adds_the_same(self, other: Evidence) -> bool:
         """Whether both add the same prompts to the source rows, in any order, up to rounding."""
         return all(map(_equal_up_to_rounding, _sort_added(self), _sort_added(other)))
-
-    @property
-    def labelled(self) -> LabelledRows | None:
-        """Source rows and shots."""
-        return stack(self.source, self.shots)
 
     @property
     def is_empty(self) -> bool:
@@ -114,8 +109,8 @@ class Calibrator:
         ``calibration`` of the gate.
     C : float
         Inverse regularization of refitted probes.
-    source : LabelledRows
-        The rows that the source probe was fitted on.
+    source : LabelledRows or None
+        The rows that the source probe was fitted on; None unless ``method`` is "refit".
     probe : Probe
         The source probe.
     zero_shot : Probe
@@ -126,7 +121,7 @@ class Calibrator:
 
     method: str | None
     C: float
-    source: LabelledRows
+    source: LabelledRows | None
     probe: Probe
     zero_shot: Probe
     prior: LanguagePrior | None
@@ -153,8 +148,11 @@ class Calibrator:
 
     def summarize(self, evidence: Evidence) -> ScoreStatistics:
         """Summarize the labelled scores of a language."""
-        labelled = evidence.labelled or self.source.empty()
-        return ScoreStatistics.of(self.probe(labelled.z), labelled.harmful, labelled.weight)
+        found = evidence.source or ScoreStatistics.none()
+        if evidence.shots is not None:
+            z, harmful, weight = evidence.shots
+            found = found + ScoreStatistics.of(self.probe(z), harmful, weight)
+        return found
 
     def _by_shrinkage(self, prior: LanguagePrior, evidence: Evidence) -> Calibration:
         statistics = self.summarize(evidence)

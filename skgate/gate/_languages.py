@@ -15,6 +15,7 @@ from skgate._base import find_stack_level
 from skgate.gate._calibration import Calibration, Calibrator, Evidence
 from skgate.gate._detector import LanguageDetector
 from skgate.gate._probe import LabelledRows
+from skgate.gate._readout import Readout
 from skgate.gate._subspace import Bools, Floats
 
 Languages = npt.NDArray[np.object_]
@@ -52,8 +53,8 @@ class LanguageBook:
 
     Attributes
     ----------
-    basis : ndarray of shape (d, r)
-        Orthonormal basis of the harmfulness subspace.
+    readout : Readout
+        The source probe, and the features that all probes read.
     calibrator : Calibrator
         Turns evidence into calibrations.
     detector : LanguageDetector
@@ -66,7 +67,7 @@ class LanguageBook:
         One for each language of ``evidence``, and the pooled source's.
     """
 
-    basis: Floats
+    readout: Readout
     calibrator: Calibrator
     detector: LanguageDetector
     sources: Mapping[Language, Evidence]
@@ -76,7 +77,7 @@ class LanguageBook:
     @classmethod
     def from_sources(
         cls,
-        basis: Floats,
+        readout: Readout,
         calibrator: Calibrator,
         detector: LanguageDetector,
         sources: Mapping[Language, Evidence],
@@ -84,7 +85,7 @@ class LanguageBook:
         """Start a book with the source languages."""
         pooled: dict[Language, Calibration] = {None: Calibration(calibrator.zero_shot)}
         found = {name: calibrator.calibrate(one) for name, one in sources.items()}
-        return cls(basis, calibrator, detector, sources, sources, pooled | found)
+        return cls(readout, calibrator, detector, sources, sources, pooled | found)
 
     @property
     def languages(self) -> list[str]:
@@ -112,7 +113,7 @@ class LanguageBook:
         book : LanguageBook
             With these languages calibrated anew.
         """
-        shots = LabelledRows(X @ self.basis, harmful, weight)
+        shots = LabelledRows(self.readout.features(X), harmful, weight)
         return self._extend(X, weight, language, lambda rows: Evidence(shots=shots.take(rows)))
 
     def adapt(self, X: Floats, language: Languages | None) -> LanguageBook:
@@ -130,7 +131,7 @@ class LanguageBook:
         book : LanguageBook
             With these languages calibrated anew.
         """
-        scores = self.calibrator.probe(X @ self.basis)
+        scores = self.calibrator.probe(self.readout.features(X))
         one_each = np.ones(len(X))
         return self._extend(X, one_each, language, lambda rows: Evidence(unlabelled=scores[rows]))
 
@@ -167,10 +168,10 @@ class LanguageBook:
             If the source rows differ, or both added different prompts to a language.
         """
         mine, theirs = self.calibrator, other.calibrator
+        probes = [book.readout.on_activations() for book in (self, other)]
         same_source = (
-            np.array_equal(self.basis, other.basis)
-            and np.array_equal(mine.probe.coef, theirs.probe.coef)
-            and mine.probe.intercept == theirs.probe.intercept
+            np.array_equal(probes[0].coef, probes[1].coef)
+            and probes[0].intercept == probes[1].intercept
             and (mine.method, mine.C) == (theirs.method, theirs.C)
             and set(self.sources) == set(other.sources)
         )
@@ -224,13 +225,16 @@ class LanguageBook:
                     found[rows] = detected
             else:
                 probe = self.calibrations.get(name, self.calibrations[None]).probe
-                scores[rows] = probe(X[rows] @ self.basis)
+                scores[rows] = probe(self.readout.features(X[rows]))
         return Decisions(scores, found)
 
     def shots(self, name: Language) -> LabelledRows:
         """Return the shots of a language; empty if there are none."""
         found = self.evidence.get(name, Evidence()).shots
-        return found or self.calibrator.source.empty()
+        if found is None:
+            z = np.zeros((0, len(self.calibrator.probe.coef)))
+            return LabelledRows(z, np.zeros(0, dtype=np.bool_), np.zeros(0))
+        return found
 
     def language_proba(self, X: Floats) -> Floats:
         """Compute the probabilities of the known languages and, last, of one never seen."""
@@ -244,7 +248,8 @@ class LanguageBook:
     def deciding(self, unknown_language: str) -> list[object]:
         """List what determines the decisions, in forms that are equal for equal decisions."""
         known = sorted(self.calibrations.items(), key=lambda item: (item[0] is not None, item[0]))
-        found: list[object] = [unknown_language, self.basis.tobytes()]
+        basis = self.readout.basis
+        found: list[object] = [unknown_language, b"" if basis is None else basis.tobytes()]
         for name, one in [*known, ("unseen", self.calibrator.unseen())]:
             found += [name, one.probe.coef.tobytes(), one.probe.intercept]
             statistics = self.evidence.get(name, Evidence()).statistics
@@ -266,6 +271,7 @@ class LanguageBook:
             The attributes by name; :class:`skgate.LatentGate` documents them.
         """
         pooled, known = self.calibrations[None], self.languages
+        coef = self.readout._replace(probe=pooled.probe).on_activations().coef
         calibrations = [self.calibrations[name] for name in known]
         # The pooled score is pooled.scale * (source probe - threshold).
         threshold = self.calibrator.probe.intercept - pooled.probe.intercept / pooled.scale
@@ -279,7 +285,7 @@ class LanguageBook:
         n_unlabelled = [len(self.evidence[name].unlabelled) for name in known]
         return {
             "languages_": np.array(known, dtype=object),
-            "coef_": sign * (self.basis @ pooled.probe.coef)[np.newaxis],
+            "coef_": sign * coef[np.newaxis],
             "intercept_": np.array([sign * pooled.probe.intercept]),
             "language_scale_": np.array([one.scale / pooled.scale for one in calibrations]),
             "language_bias_": sign * np.array(bias),
@@ -318,7 +324,7 @@ class LanguageBook:
         """Average the decisions of all languages by their probability; find the most probable."""
         log_likelihood, names = self._log_likelihood(X)
         calibrations = [*(self.calibrations[name] for name in names), self.calibrator.unseen()]
-        z = X @ self.basis
+        z = self.readout.features(X)
         scores = np.column_stack([one.probe(z) for one in calibrations])
         log_odds: Floats = logsumexp(log_likelihood + log_expit(scores), axis=1) - logsumexp(
             log_likelihood + log_expit(-scores), axis=1

@@ -40,7 +40,7 @@ from skgate.gate._languages import (
     warn_uncertain,
 )
 from skgate.gate._operating_point import OperatingPoint, check_target, find_operating_point
-from skgate.gate._source import learn_source
+from skgate.gate._source import learn_source, steered_columns
 from skgate.gate._subspace import projection_gap
 
 if TYPE_CHECKING:
@@ -51,22 +51,27 @@ if TYPE_CHECKING:
 class LatentGate(VersionedPickle, LanguageClassifier):
     """Tell harmful from harmless prompts by their activations, with a boundary per language.
 
-    A logistic probe of the harmfulness subspace that the source languages span. A few labelled
-    prompts of a language (shots) set its own decision boundary.
+    A logistic probe, fitted on the source languages. A few labelled prompts of a language (shots)
+    set its own decision boundary.
 
     Parameters
     ----------
-    rank : int, default=10
-        Largest number of dimensions of the harmfulness subspace. The sources may allow fewer; the
-        number that is used is ``rank_``.
-    C : float, default=1.0
+    rank : int or None, default=None
+        Dimensions that the probe reads. If None, all of them. An int is the largest number of
+        dimensions of the harmfulness subspace [1]_, which the source languages' own directions
+        span; the sources may allow fewer. The number that is used is ``rank_``.
+    C : float or "auto", default="auto"
         Inverse strength of the probe's L2 regularization, as in
-        :class:`~sklearn.linear_model.LogisticRegression`.
+        :class:`~sklearn.linear_model.LogisticRegression`. "auto" chooses from 0.001, 0.01, 0.1 and
+        1 by leaving out one source language at a time (see Notes).
     calibration : {"shrinkage", "refit", "threshold"} or None, default="shrinkage"
         How shots set a language's boundary (see Notes). "shrinkage" combines them with a prior
         learned from the source languages; "refit" is the recipe of [1]_; "threshold" applies the
         threshold rule of [1]_ to the source probe. None ignores shots, and leaves the pooled
         boundary where the logistic regression puts it.
+    direction : {"mean_difference", "probe"}, default="mean_difference"
+        What ``direction_`` is: the difference of the class means, as in [1]_, or the direction in
+        which the probe's score grows.
     source_languages : list of str or None, default=None
         Languages that the direction is learned from. Rows of other languages given to ``fit``
         are shots. If None, every language given to ``fit`` is a source.
@@ -93,11 +98,18 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     feature_names_in_ : ndarray of shape (d,)
         Names of the columns, if ``X`` had any.
     direction_ : ndarray of shape (d,)
-        Unit vector from the mean of all harmless to the mean of all harmful source rows.
-    basis_ : ndarray of shape (d, r)
-        Orthonormal basis of the harmfulness subspace.
+        Unit vector from harmless to harmful, along which prompts are steered. If the activations
+        were read at several layers or positions, it is 0 except in the columns of the place where
+        steering acts: the deepest layer and, of several positions, "last" or else the first.
+    basis_ : ndarray of shape (d, r) or None
+        Orthonormal basis of the harmfulness subspace; None if the probe reads all dimensions.
     rank_ : int
-        Its dimensions, ``r``.
+        Number of dimensions that the probe reads.
+    C_ : float
+        The probe's ``C``.
+    log_loss_ : dict of float to float
+        Mean log loss of left-out source languages for each value of ``C`` that was tried; empty if
+        nothing was left out.
     coef_, intercept_ : ndarray of shape (1, d) and (1,)
         The pooled source's decision function, ``X @ coef_.T + intercept_``.
     source_languages_ : ndarray of str
@@ -133,11 +145,18 @@ class LatentGate(VersionedPickle, LanguageClassifier):
 
     Notes
     -----
-    Let ``u_l`` be the unit difference of class means in source language l. ``basis_`` holds the
-    first right singular vectors of the stacked ``u_l``, not centered. A logistic regression with
-    equally weighted classes is fitted to ``z = basis_.T @ h``, standardized. The pooled source's
-    boundary maximizes F1 of "harmful" on the source rows, with both classes weighing the same
-    (the balanced F1 threshold rule of [1]_).
+    The probe is a logistic regression with equally weighted classes, fitted to the standardized
+    dimensions of the source rows. With an int as ``rank``, these are ``z = basis_.T @ h`` instead.
+    Let ``u_l`` be the unit difference of class means in source language l; ``basis_`` then holds
+    the first right singular vectors of the stacked ``u_l``, not centered.
+
+    Whatever is said about scores of source rows is said about scores out of sample: each source
+    language is scored by a probe that was fitted to the others, or, if there is one source
+    language, each fifth of the rows by a probe fitted to the rest. ``C="auto"`` is the smallest
+    value whose log loss there exceeds the lowest by no more than one standard error over the
+    languages [2]_. The pooled source's boundary maximizes F1 of "harmful" on these scores, with
+    both classes weighing the same (the balanced F1 threshold rule of [1]_). Only ``rank=int`` with
+    "refit", the whole recipe of [1]_, takes the scores of the rows that the probe was fitted to.
 
     - "threshold": the same rule on the language's shots. Needs both classes.
     - "refit": a probe fitted on source rows and the language's shots, then the same rule on the
@@ -158,13 +177,15 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     probability of each known language and of an unseen one. The decision is the average of the
     languages' decisions, weighted by these probabilities.
 
-    Shots are kept (projected, ``rank_`` numbers each), so the result depends neither on their
-    order nor on the number of calls.
+    Shots are kept, as scores or as what "refit" and ``rank=int`` need, so the result depends
+    neither on their order nor on the number of calls.
 
     References
     ----------
     .. [1] Aziz, Hanif, Koto, "Low-Resource Safety Failures Are Action Failures, Not
        Representation Failures", arXiv:2606.01196, 2026.
+    .. [2] Breiman, Friedman, Olshen, Stone, "Classification and Regression Trees", 1984: the
+       one-standard-error rule.
 
     Examples
     --------
@@ -186,9 +207,10 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "rank": [Interval(Integral, 1, None, closed="left")],
-        "C": [Interval(Real, 0, None, closed="neither")],
+        "rank": [Interval(Integral, 1, None, closed="left"), None],
+        "C": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "calibration": [StrOptions({"shrinkage", "refit", "threshold"}), None],
+        "direction": [StrOptions({"mean_difference", "probe"})],
         "source_languages": ["array-like", None],
         "unknown_language": [StrOptions({"detect", "source", "error"})],
         "language_column": [str, Integral, None],
@@ -201,9 +223,10 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     def __init__(
         self,
         *,
-        rank: int = 10,
-        C: float = 1.0,
+        rank: int | None = None,
+        C: float | str = "auto",
         calibration: str | None = "shrinkage",
+        direction: str = "mean_difference",
         source_languages: Sequence[str] | None = None,
         unknown_language: str = "detect",
         language_column: str | int | None = None,
@@ -212,6 +235,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         self.rank = rank
         self.C = C
         self.calibration = calibration
+        self.direction = direction
         self.source_languages = source_languages
         self.unknown_language = unknown_language
         self.language_column = language_column
@@ -267,28 +291,35 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         is_source = select_sources(language, self.source_languages, len(X))
         sources = None if language is None else language[is_source]
         X_source = X if is_source.all() else X[is_source]
+        activation_source = activation_source or recall(X)
         source = learn_source(
-            X_source, harmful[is_source], weight[is_source], sources, self.rank, self.C
+            X_source,
+            harmful[is_source],
+            weight[is_source],
+            sources,
+            self,
+            steered_columns(activation_source, X.shape[1]),
         )
+        readout, zero_shot = source.fitted.readout, source.fitted.readout.probe
+        if self.calibration is not None:
+            zero_shot = zero_shot.with_threshold(source.boundary)
         calibrator = Calibrator(
             method=self.calibration,
-            C=self.C,
-            source=source.rows,
-            probe=source.probe,
-            zero_shot=source.probe.with_threshold(
-                0.0 if self.calibration is None else source.boundary
-            ),
-            prior=source.prior(self.C) if self.calibration == "shrinkage" else None,
+            C=source.fitted.C,
+            source=source.rows if self.calibration == "refit" else None,
+            probe=readout.probe,
+            zero_shot=zero_shot,
+            prior=source.prior() if self.calibration == "shrinkage" else None,
         )
         detector = LanguageDetector(X_source, list(source.groups.values()), weight[is_source])
         evidence: dict[Language, Evidence] = {}
-        for name, rows in source.groups.items():
+        for name in source.groups:
             statistics = detector.summarize(*source.totals[name])
             if sources is None:  # the one pooled source has no name, and its rows are no shots
                 evidence[None] = Evidence(statistics=statistics)
             else:
-                evidence[name] = Evidence(source.rows.take(rows), statistics=statistics)
-        book = LanguageBook.from_sources(source.basis, calibrator, detector, evidence)
+                evidence[name] = Evidence(source.statistics(name), statistics=statistics)
+        book = LanguageBook.from_sources(readout, calibrator, detector, evidence)
         if language is not None and not is_source.all():
             rest = ~is_source
             book = book.add(X[rest], harmful[rest], weight[rest], language[rest])
@@ -300,13 +331,15 @@ class LatentGate(VersionedPickle, LanguageClassifier):
             "classes_": classes,
             "harmful_label_": harmful_label,
             "direction_": source.direction,
-            "basis_": source.basis,
+            "basis_": None if self.rank is None else readout.basis,
             "rank_": source.rank,
+            "C_": source.fitted.C,
+            "log_loss_": source.fitted.log_loss,
             "projection_gap_": projection_gap(projections, source.rows.harmful, source.rows.weight),
             "source_languages_": np.array(
                 [] if sources is None else list(source.groups), dtype=object
             ),
-            "activation_source_": activation_source or recall(X),
+            "activation_source_": activation_source,
             "language_book_": book,
             **book.describe(1 if classes[1] == harmful_label else -1),
         }
@@ -618,7 +651,8 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         check_scalar(n, "n", Integral, min_val=1, max_val=len(X))
         calibrations = self.language_book_.calibrations
         probe = calibrations.get(language, calibrations[None]).probe
-        order = np.argsort(probe(X @ self.basis_), kind="stable")
+        scores = probe(self.language_book_.readout.features(X))
+        order = np.argsort(scores, kind="stable")
         return order[((np.arange(n) + 0.5) * len(order) / n).astype(np.intp)]
 
     def __sklearn_tags__(self) -> Tags:

@@ -1,4 +1,4 @@
-"""Linear probes on the harmfulness subspace, and the rows they are fitted on."""
+"""Linear probes, and the rows they are fitted on."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from sklearn.linear_model import LogisticRegression
 
 from skgate.gate._subspace import Bools, Floats
 
+# Up to this many features, Newton's method is fast and its optimum exact to about 8 digits.
+_MAX_NEWTON_FEATURES = 128
+
 
 class LabelledRows(NamedTuple):
-    """Labelled prompts, projected onto the harmfulness subspace."""
+    """Labelled prompts, as the features that a probe is fitted on."""
 
-    z: Floats  # (n, rank)
+    z: Floats  # (n, n_features)
     harmful: Bools  # (n,)
     weight: Floats  # (n,)
 
     def take(self, rows: Bools) -> LabelledRows:
         """Return some of the rows."""
         return LabelledRows(self.z[rows], self.harmful[rows], self.weight[rows])
-
-    def empty(self) -> LabelledRows:
-        """Return none of the rows."""
-        return LabelledRows(self.z[:0], self.harmful[:0], self.weight[:0])
 
     @property
     def has_both_classes(self) -> bool:
@@ -42,11 +41,11 @@ def stack(*groups: LabelledRows | None) -> LabelledRows | None:
 class Probe(NamedTuple):
     """A linear harm score; greater than 0 means harmful."""
 
-    coef: Floats  # (rank,)
+    coef: Floats  # (n_features,)
     intercept: float
 
     def __call__(self, z: Floats) -> Floats:
-        """Score rows of shape (n, rank)."""
+        """Score rows of shape (n, n_features)."""
         scores: Floats = z @ self.coef + self.intercept
         return scores
 
@@ -57,6 +56,19 @@ class Probe(NamedTuple):
     def scaled(self, factor: float) -> Probe:
         """Return the score with the same boundary, steeper by ``factor``."""
         return Probe(self.coef * factor, self.intercept * factor)
+
+    def before_standardizing(self, mean: Floats, scale: Floats) -> Probe:
+        """Return this score of standardized rows as one of the rows before."""
+        coef = self.coef / scale
+        return Probe(coef, float(self.intercept - mean @ coef))
+
+
+def standardization(z: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Compute the mean and the standard deviation of each feature, 1 for constant ones."""
+    mean = np.average(z, axis=0, weights=weight)
+    scale = np.sqrt(np.average((z - mean) ** 2, axis=0, weights=weight))
+    scale[scale <= np.finfo(float).eps * np.abs(mean)] = 1.0
+    return mean, scale
 
 
 def fit_probe(rows: LabelledRows, C: float) -> Probe:
@@ -74,13 +86,38 @@ def fit_probe(rows: LabelledRows, C: float) -> Probe:
     probe : Probe
         The optimum, as a score of the rows before standardization.
     """
+    mean, scale = standardization(rows.z, rows.weight)
+    standardized = rows._replace(z=(rows.z - mean) / scale)
+    return fit_logistic(standardized, C).before_standardizing(mean, scale)
+
+
+def fit_logistic(rows: LabelledRows, C: float, start: Probe | None = None) -> Probe:
+    """Fit a logistic regression on rows as they are, with both classes weighted equally.
+
+    Parameters
+    ----------
+    rows : LabelledRows
+        Rows of both classes; those of weight 0 don't count.
+    C : float
+        Inverse strength of the L2 regularization.
+    start : Probe or None, default=None
+        A probe near the optimum, if one is known. It must not have seen other rows than these,
+        since the solver may stop close to it.
+
+    Returns
+    -------
+    probe : Probe
+        The optimum.
+    """
     z, harmful, weight = rows
-    mean = np.average(z, axis=0, weights=weight)
-    scale = np.sqrt(np.average((z - mean) ** 2, axis=0, weights=weight))
-    scale[scale <= np.finfo(float).eps * np.abs(mean)] = 1.0
     per_class = np.array([weight[~harmful].sum(), weight[harmful].sum()])
     balance = (weight.sum() / (2 * per_class))[harmful.astype(int)]
-    solver = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-8, max_iter=1000)
-    solver.fit((z - mean) / scale, harmful, sample_weight=weight * balance)
-    coef = solver.coef_[0] / scale
-    return Probe(coef, float(solver.intercept_[0] - mean @ coef))
+    if z.shape[1] <= _MAX_NEWTON_FEATURES:
+        solver = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-8, max_iter=1000)
+    else:
+        solver = LogisticRegression(C=C, tol=1e-4, max_iter=1000)
+    if start is not None:
+        solver.set_params(warm_start=True)
+        solver.coef_, solver.intercept_ = start.coef[np.newaxis], np.array([start.intercept])
+    solver.fit(z, harmful, sample_weight=weight * balance)
+    return Probe(solver.coef_[0], float(solver.intercept_[0]))

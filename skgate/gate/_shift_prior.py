@@ -37,6 +37,11 @@ class ScoreStatistics(NamedTuple):
     residual: Floats  # (2,)
 
     @classmethod
+    def none(cls) -> ScoreStatistics:
+        """Summarize no scores at all."""
+        return cls(np.zeros(2), np.zeros(2), np.zeros(2))
+
+    @classmethod
     def of(cls, scores: Floats, harmful: Bools, weight: Floats) -> ScoreStatistics:
         """Summarize labelled scores."""
         rows = [~harmful, harmful]
@@ -47,6 +52,19 @@ class ScoreStatistics(NamedTuple):
             [weight[r] @ (scores[r] - m) ** 2 for r, m in zip(rows, mean, strict=True)]
         )
         return cls(total, mean, residual)
+
+    def __add__(self, other: object) -> ScoreStatistics:
+        """Summarize the rows of both (Chan, Golub and LeVeque, 1979)."""
+        if not isinstance(other, ScoreStatistics):
+            return NotImplemented
+        weight = self.weight + other.weight
+        share = np.divide(other.weight, weight, out=np.zeros(2), where=weight > 0)
+        step = other.mean - self.mean
+        return ScoreStatistics(
+            weight=weight,
+            mean=self.mean + share * step,
+            residual=self.residual + other.residual + self.weight * share * step**2,
+        )
 
     @property
     def has_both_classes(self) -> bool:

@@ -1,45 +1,59 @@
-"""Direction, subspace and probe, learned from the source languages."""
+"""Direction and probe, learned from the source languages."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from skgate._base import find_stack_level
-from skgate.gate._probe import LabelledRows, Probe, fit_probe
-from skgate.gate._shift_prior import HeldOut, LanguagePrior, Scored, hold_out, learn_prior
-from skgate.gate._subspace import (
-    Bools,
-    Floats,
-    class_sums,
-    cosine_within,
-    direction_between,
-    harm_basis,
+from skgate._provenance import ActivationSource
+from skgate.gate._folds import find_folds
+from skgate.gate._held_out import Fitted, fit_held_out
+from skgate.gate._probe import LabelledRows, fit_probe
+from skgate.gate._readout import FullFitter, ProbeFitter, SubspaceFitter
+from skgate.gate._shift_prior import (
+    HeldOut,
+    LanguagePrior,
+    Scored,
+    ScoreStatistics,
+    hold_out,
+    learn_prior,
 )
+from skgate.gate._subspace import Bools, Floats, class_sums, cosine_within, direction_between
 from skgate.gate._thresholds import balanced_f1_threshold, round_scores
 
 _LEAST_COSINE = 0.9
 
 
+class SourceParams(Protocol):
+    """The parameters of a gate that say what is learned from the sources."""
+
+    rank: int | None
+    C: float | str
+    calibration: str | None
+    direction: str
+
+
 @dataclass(frozen=True)
 class Source:
-    """Direction, subspace and probe of the source languages.
+    """Direction and probe of the source languages.
 
     Attributes
     ----------
     direction : ndarray of shape (d,)
-        Unit vector from harmless to harmful.
-    basis : ndarray of shape (d, r)
-        Orthonormal basis of the harmfulness subspace.
+        Unit vector from harmless to harmful, 0 outside the steered columns.
+    rank : int
+        Dimensions that the probe reads.
+    fitted : Fitted
+        The probe, and the scores of the source rows.
     rows : LabelledRows
-        The source rows, projected onto it.
+        The source rows as the probe's features.
     groups : dict of str to ndarray of bool
         The rows of each language; a single group "" without languages.
-    probe : Probe
-        The logistic regression.
     boundary : float
         The pooled boundary on the probe's score.
     totals : dict of str to (ndarray of shape (d,), float)
@@ -47,50 +61,54 @@ class Source:
     """
 
     direction: Floats
-    basis: Floats
+    rank: int
+    fitted: Fitted
     rows: LabelledRows
     groups: dict[str, Bools]
-    probe: Probe
     boundary: float
     totals: dict[str, tuple[Floats, float]]
-    _all_rows: LabelledRows  # projected onto the span of all languages' directions
-    _units: Floats  # these directions, in the coordinates of that span
 
-    @property
-    def rank(self) -> int:
-        """Dimensions of the subspace."""
-        return self.basis.shape[1]
+    def statistics(self, name: str) -> ScoreStatistics:
+        """Summarize the scores of a language's rows."""
+        rows = self.groups[name]
+        return ScoreStatistics.of(
+            self.fitted.scores[rows], self.rows.harmful[rows], self.rows.weight[rows]
+        )
 
-    def prior(self, C: float) -> LanguagePrior:
-        """Learn what to expect of a new language by holding out each source language in turn."""
+    def prior(self) -> LanguagePrior:
+        """Learn what to expect of a new language by comparing each source with the others."""
         groups = list(self.groups.values())
-        held_out = [] if len(groups) == 1 else [self._hold_out(i, C) for i in range(len(groups))]
+        held_out = [] if len(groups) == 1 else [self._compare(rows) for rows in groups]
         return learn_prior(
-            _scored(self.rows, self.probe, groups),
+            self._scored(np.ones(len(self.rows.z), dtype=bool)),
             self.boundary,
             [one for one in held_out if one is not None],
         )
 
-    def _hold_out(self, left_out: int, C: float) -> HeldOut | None:
-        """Score a source language with the subspace, probe and boundary of the others."""
-        groups = list(self.groups.values())
-        others = ~groups[left_out]
-        kept = [i for i in range(len(groups)) if i != left_out]
-        rows = self._all_rows.take(others)
-        units = self._units[[i for i in kept if self._units[i].any()]]
-        if not (len(units) and rows.has_both_classes and self._units[left_out].any()):
+    def _compare(self, own: Bools) -> HeldOut | None:
+        """Compare a source language's scores with those of the others."""
+        others = self._scored(~own)
+        if others.harmful.all() or not others.harmful.any():
             return None
-        basis = harm_basis(units, self.rank, units.mean(axis=0))
-        rows = LabelledRows(rows.z @ basis, rows.harmful, rows.weight)
-        probe = fit_probe(rows, C)
-        own = self._all_rows.take(groups[left_out])
-        own = LabelledRows(own.z @ basis, own.harmful, own.weight)
-        return hold_out(
-            _scored(rows, probe, [groups[i][others] for i in kept]),
-            _pooled_boundary(rows, probe),
-            _scored(own, probe, [np.ones(len(own.z), dtype=bool)]),
-            lambda scored: _logistic_boundary(scored, C),
+        boundary = balanced_f1_threshold(round_scores(others.scores), others.harmful, others.weight)
+        return hold_out(others, boundary, self._scored(own), _logistic_boundary)
+
+    def _scored(self, rows: Bools) -> Scored:
+        return Scored(
+            self.fitted.scores[rows],
+            self.rows.harmful[rows],
+            self.rows.weight[rows],
+            [one[rows] for one in self.groups.values() if one[rows].any()],
         )
+
+
+def steered_columns(source: ActivationSource | None, width: int) -> slice:
+    """Find the columns of activations that steering acts at; all if their source is not known."""
+    n_places = 1 if source is None else len(source.places)
+    if source is None or width % n_places:
+        return slice(None)
+    size = width // n_places
+    return slice(source.steered_place * size, (source.steered_place + 1) * size)
 
 
 def learn_source(
@@ -98,8 +116,8 @@ def learn_source(
     harmful: Bools,
     weight: Floats,
     language: npt.NDArray[np.object_] | None,
-    rank: int,
-    C: float,
+    params: SourceParams,
+    steered: slice,
 ) -> Source:
     """Learn from labelled source rows.
 
@@ -113,15 +131,15 @@ def learn_source(
         Positive weights.
     language : ndarray of str of shape (n,) or None
         Languages.
-    rank : int
-        Largest number of dimensions of the subspace.
-    C : float
-        Inverse regularization of the probe.
+    params : LatentGate
+        Only its parameters ``rank``, ``C``, ``calibration`` and ``direction`` are used.
+    steered : slice
+        The columns of ``X`` that steering acts at.
 
     Returns
     -------
     source : Source
-        Direction, subspace and probe.
+        Direction and probe.
 
     Raises
     ------
@@ -142,15 +160,17 @@ def learn_source(
     groups = {"": np.ones(len(X), dtype=bool)}
     if language is not None:
         groups = {name: language == name for name in sorted(set(language))}
-    sums, weights = class_sums(X, harmful, weight, list(groups.values()))
+    languages = list(groups.values())
+    sums, weights = class_sums(X, harmful, weight, languages)
     _check_both_classes(list(groups), weights)
     pooled = direction_between(sums.sum(axis=0), weights.sum(axis=0))
-    if pooled is None:
+    direction = direction_between(sums[..., steered].sum(axis=0), weights.sum(axis=0))
+    if pooled is None or direction is None:
         raise ValueError(
             "Got the same mean of X for both classes of y in the source languages, expected "
             "activations that differ."
         )
-    cosine = cosine_within(pooled, sums, weights)
+    cosine = cosine_within(direction, sums[..., steered], weights)
     if cosine < _LEAST_COSINE:
         warnings.warn(
             "The share of harmful rows differs between the source languages, so direction_, which "
@@ -160,25 +180,37 @@ def learn_source(
             UserWarning,
             stacklevel=find_stack_level(),
         )
-    found = [direction_between(*of_language) for of_language in zip(sums, weights, strict=True)]
-    units = np.stack([unit for unit in found if unit is not None] or [pooled])
-    space = harm_basis(units, len(units), pooled)
-    all_rows = LabelledRows(X @ space, harmful, weight)
-    rank = min(rank, space.shape[1])
-    rows = LabelledRows(all_rows.z[:, :rank], harmful, weight)
-    probe = fit_probe(rows, C)
+    # The paper's recipe, and the logistic regression's own boundary, need no held-out scores.
+    by_itself = params.calibration is None or (
+        params.calibration == "refit" and params.rank is not None
+    )
+    folds = find_folds(languages, harmful, X @ pooled)
+    fitter: ProbeFitter
+    if params.rank is None:
+        fitter = FullFitter(X, harmful, weight, folds, project=params.calibration != "refit")
+    else:
+        fitter = SubspaceFitter(X, harmful, weight, languages, folds, params.rank, pooled)
+    needs_folds = params.C == "auto" or not by_itself
+    fitted = fit_held_out(fitter, X, harmful, weight, folds if needs_folds else None, params.C)
+    readout = fitted.readout
+    rows = LabelledRows(readout.features(X), harmful, weight)
+    if by_itself:
+        fitted = fitted._replace(scores=readout.probe(rows.z))
+    if params.direction == "probe":
+        direction = readout.on_activations().coef[steered]
+        direction = direction / (np.linalg.norm(direction) or 1.0)
+    wide = np.zeros(X.shape[1])
+    wide[steered] = direction
     return Source(
-        direction=pooled,
-        basis=space[:, :rank],
+        direction=wide,
+        rank=fitter.rank,
+        fitted=fitted,
         rows=rows,
         groups=groups,
-        probe=probe,
-        boundary=_pooled_boundary(rows, probe),
-        _all_rows=all_rows,
+        boundary=balanced_f1_threshold(round_scores(fitted.scores), harmful, weight),
         totals=dict(
             zip(groups, zip(sums.sum(axis=1), weights.sum(axis=1), strict=True), strict=True)
         ),
-        _units=np.array([0 * pooled if unit is None else unit for unit in found]) @ space,
     )
 
 
@@ -195,15 +227,7 @@ def _check_both_classes(languages: list[str], weights: Floats) -> None:
     )
 
 
-def _scored(rows: LabelledRows, probe: Probe, languages: list[Bools]) -> Scored:
-    return Scored(probe(rows.z), rows.harmful, rows.weight, languages)
-
-
-def _pooled_boundary(rows: LabelledRows, probe: Probe) -> float:
-    return balanced_f1_threshold(round_scores(probe(rows.z)), rows.harmful, rows.weight)
-
-
-def _logistic_boundary(scored: Scored, C: float) -> float:
-    probe = fit_probe(LabelledRows(scored.scores[:, None], scored.harmful, scored.weight), C)
+def _logistic_boundary(scored: Scored) -> float:
+    probe = fit_probe(LabelledRows(scored.scores[:, None], scored.harmful, scored.weight), 1.0)
     slope = float(probe.coef[0])
     return -probe.intercept / slope if slope else float(scored.scores.mean())

@@ -304,7 +304,7 @@ def test_between_two_languages_the_answer_is_between_theirs(placed):
         mixed = gate.predict_proba(X)[:, 1]
     either = np.column_stack(
         [gate.predict_proba(X, language=name)[:, 1] for name in gate.languages_]
-        + [gate.language_book_.calibrator.unseen().probe(X @ gate.basis_)]
+        + [gate.language_book_.calibrator.unseen().probe(gate.language_book_.readout.features(X))]
     )
     either[:, -1] = 1 / (1 + np.exp(-either[:, -1]))
     assert (mixed >= either.min(axis=1) - 1e-9).all()
@@ -545,7 +545,7 @@ def test_sources_too_few_to_tell_a_spread_leave_shots_their_effect(
             for label, n in ((0, n_harmless), (1, n_harmful))
         ]
     )
-    gate = pooled_gate().fit(
+    gate = pooled_gate(rank=10, C=1.0).fit(
         X[few],
         y[few],
         language=language[few] if with_language else None,

@@ -66,7 +66,10 @@ def copy_by_pickle(gate):
     "ignore:Got harmful_label=None, and neither of the classes .* in y is 'harmful':UserWarning"
 )
 @parametrize_with_checks(
-    [LatentGate(calibration=c, rank=rank) for c in CALIBRATIONS for rank in (1, 10)],
+    [
+        *(LatentGate(calibration=c, rank=rank) for c in CALIBRATIONS for rank in (None, 1, 10)),
+        *(LatentGate(direction="probe", rank=rank, C=1.0) for rank in (None, 10)),
+    ],
 )
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)

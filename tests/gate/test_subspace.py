@@ -56,7 +56,7 @@ def test_the_basis_holds_the_first_right_singular_vectors_of_the_stacked_units(r
 
 def test_every_coordinate_of_the_basis_points_towards_harm(rows):
     X, y, language = rows
-    gate = LatentGate().fit(X, y, language=language)
+    gate = LatentGate(rank=10).fit(X, y, language=language)
     assert (gate.direction_ @ gate.basis_ > 0).all()
 
 
@@ -75,7 +75,7 @@ def test_the_rank_is_cut_to_the_width_of_the_activations(rows):
 def test_languages_with_the_same_direction_count_once(rows):
     X, y, _ = rows
     language = np.repeat(["en", "de"], len(X))
-    gate = LatentGate().fit(np.vstack([X, X]), np.tile(y, 2), language=language)
+    gate = LatentGate(rank=10).fit(np.vstack([X, X]), np.tile(y, 2), language=language)
     assert gate.rank_ == 1
 
 
@@ -90,7 +90,7 @@ def test_english_alone_makes_the_basis_the_direction(rows, language):
 def test_a_source_of_one_class_alone_adds_to_the_pool_but_not_to_the_basis(rows):
     X, y, language = rows
     kept = (language != "fr") | (y == 0)
-    gate = LatentGate().fit(X[kept], y[kept], language=language[kept])
+    gate = LatentGate(rank=10).fit(X[kept], y[kept], language=language[kept])
     assert gate.rank_ == 3
     assert "fr" in gate.source_languages_
     np.testing.assert_allclose(gate.direction_, unit_difference(X[kept], y[kept]), rtol=1e-10)

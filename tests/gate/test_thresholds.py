@@ -195,7 +195,7 @@ def test_zero_shot_is_the_literal_probe_and_threshold(seed, rank):
     X, y, language = sources(rng)
     X_test, _ = draw(rng, 100, shift=1.0)
     score, threshold = literal_zero_shot(X, y, language, rank)
-    gate = pooled_gate(rank=rank).fit(X, y, language=language)
+    gate = pooled_gate(rank=rank, C=1.0, calibration="refit").fit(X, y, language=language)
     np.testing.assert_allclose(gate.decision_function(X_test), score(X_test) - threshold, atol=1e-5)
     np.testing.assert_array_equal(gate.predict(X_test), score(X_test) > threshold)
 
@@ -207,7 +207,7 @@ def test_calibrated_languages_are_the_literal_probe_and_threshold(calibration, b
     for seed in range(5):
         rng = np.random.default_rng([2, seed, budget])
         X, y, language = sources(rng)
-        gate = pooled_gate(rank=rank, calibration=calibration).fit(X, y, language=language)
+        gate = pooled_gate(rank=rank, C=1.0, calibration=calibration).fit(X, y, language=language)
         zero_shot = gate.decision_function(X)
         basis = gate.basis_.copy()
         targets = {"sw": draw(rng, budget, 1.0, 2.0), "yo": draw(rng, budget, -2.0, 1.0)}
