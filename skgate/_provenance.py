@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import cycle
@@ -23,7 +24,7 @@ import numpy.typing as npt
 from skgate._base import set_module
 
 _FLOAT32 = np.dtype(np.float32)
-_HEAD = 16  # the first float32 numbers of a row, which identify it
+_SAMPLED = 16  # at most so many numbers of a row identify it, spread over all of its places
 _FEW = 16
 _HASHED_AT_ONCE = 1 << 16
 _MAX_RECENT = 1 << 12
@@ -92,15 +93,12 @@ class ActivationSource:
     def places(self) -> list[tuple[int, str | int]]:
         """The (layer, position) pairs read, in the order of their columns."""
         positions = self.position if isinstance(self.position, tuple) else (self.position,)
-        return [(layer, position) for layer in self.layer for position in positions]
+        return list_places(self.layer, positions)
 
     @property
     def steered_place(self) -> int:
         """Which of ``places`` steering acts at: in the deepest layer, "last" or else the first."""
-        deepest = max(self.layer)
-        found = [i for i, (layer, _) in enumerate(self.places) if layer == deepest]
-        last = [i for i in found if self.places[i][1] == "last"]
-        return (last or found)[0]
+        return find_steered_place(self.places)
 
     def describe_change(self, other: ActivationSource) -> str:
         """Describe how another source differs, for error messages.
@@ -147,6 +145,21 @@ class ActivationSource:
         return names
 
 
+def list_places(
+    layers: Sequence[int], positions: Sequence[str | int]
+) -> list[tuple[int, str | int]]:
+    """List the (layer, position) pairs read, in the order of their columns."""
+    return [(layer, position) for layer in layers for position in positions]
+
+
+def find_steered_place(places: Sequence[tuple[int, str | int]]) -> int:
+    """Find which place steering acts at: in the deepest layer, "last" or else the first."""
+    deepest = max(layer for layer, _ in places)
+    found = [i for i, (layer, _) in enumerate(places) if layer == deepest]
+    last = [i for i in found if places[i][1] == "last"]
+    return (last or found)[0]
+
+
 def check_same_source(
     fitted_on: ActivationSource, found: ActivationSource, than: str = "the gate was fitted on"
 ) -> None:
@@ -185,9 +198,9 @@ class _Origin(NamedTuple):
 class RowMemory:
     """Remembers which source each row of activations came from. Safe to use from threads.
 
-    Per row and source it keeps a 64-bit key: a hash of the row's first 16 numbers, combined with a
-    hash of its width and the source. The keys are held in two generations. When the younger one is
-    full, the older one is forgotten and the younger one takes its place.
+    Per row and source it keeps a 64-bit key: a hash of up to 16 of the row's numbers, combined with
+    a hash of its width and the source. The keys are held in two generations. When the younger one
+    is full, the older one is forgotten and the younger one takes its place.
 
     Parameters
     ----------
@@ -205,24 +218,25 @@ class RowMemory:
         self._young, self._old = _Generation(), _Generation()
 
     def remember(self, rows: npt.NDArray[np.float32], source: ActivationSource) -> None:
-        """Remember that ``rows`` were read at ``source``: layer by layer, and side by side.
+        """Remember that ``rows`` were read at ``source``: side by side, by layer and by place.
 
         Parameters
         ----------
-        rows : ndarray of shape (n, n_layers, d)
-            Activations at each of the source's layers.
+        rows : ndarray of shape (n, n_places, d)
+            Activations at each of the source's places.
         source : ActivationSource
             Where they were read.
         """
-        n_layers, d = rows.shape[1:]
-        origins = _split(source, d)
+        groups = _split(source, rows.shape[2])
+        origins = [origin for group in groups for origin in group]
         step = max(1, min(_HASHED_AT_ONCE, self._max_keys) // len(origins))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            keys = [h ^ origins[0].salt for h in _hash_rows(part.reshape(len(part), -1))]
-            if n_layers > 1:
-                salts = cycle([origin.salt for origin in origins[1:]])
-                keys += map(operator.xor, _hash_rows(part.reshape(-1, d)), salts)
+            keys: list[int] = []
+            for group in groups:
+                salts = cycle([origin.salt for origin in group])
+                hashes = _hash_rows(part.reshape(-1, group[0].width))
+                keys += map(operator.xor, hashes, salts)
             with self._lock:
                 self._add(keys, origins)
 
@@ -339,13 +353,20 @@ def _comparable(one: str, two: str) -> bool:
 
 
 @lru_cache(1024)
-def _split(source: ActivationSource, d: int) -> list[_Origin]:
-    """List the origins of a source's rows: its layers side by side, then each layer."""
-    sources = [source]
+def _split(source: ActivationSource, d: int) -> list[list[_Origin]]:
+    """List the origins of a source's rows: all places side by side, each layer, each place."""
+    groups = [[source]]
     if len(source.layer) > 1:
-        sources += [replace(source, layer=(layer,)) for layer in source.layer]
-    widths = [d * len(part.layer) for part in sources]
-    return [_Origin(_salt(*part), *part) for part in zip(widths, sources, strict=True)]
+        groups.append([replace(source, layer=(layer,)) for layer in source.layer])
+    if isinstance(source.position, tuple):
+        groups.append(
+            [replace(source, layer=(layer,), position=where) for layer, where in source.places]
+        )
+    return [[_origin(part, d * len(part.places)) for part in group] for group in groups]
+
+
+def _origin(source: ActivationSource, width: int) -> _Origin:
+    return _Origin(_salt(width, source), width, source)
 
 
 def _salt(width: int, source: ActivationSource) -> int:
@@ -356,17 +377,18 @@ def _salt(width: int, source: ActivationSource) -> int:
 
 
 def _hash_rows(rows: npt.NDArray[np.floating]) -> list[int]:
-    """Hash the first numbers of each row into 64 bits, by Python's own hash of bytes.
+    """Hash some numbers of each row into 64 bits, by Python's own hash of bytes.
 
-    It is keyed and about as fast as arithmetic with arrays, also for a single row.
+    They are evenly spread, so that rows which share some of their places differ. The hash is keyed
+    and about as fast as arithmetic with arrays, also for a single row.
     """
-    heads = rows[:, :_HEAD]
-    if heads.dtype != _FLOAT32:
+    samples = rows[:, :: -(-rows.shape[1] // _SAMPLED) or 1]
+    if samples.dtype != _FLOAT32:
         with np.errstate(over="ignore"):
-            heads = heads.astype(np.float32)
-    if len(heads) <= _FEW:
-        return [hash(head.tobytes()) for head in heads]
-    as_bytes = np.ascontiguousarray(heads).view((np.void, heads.shape[1] * heads.itemsize))
+            samples = samples.astype(np.float32)
+    if len(samples) <= _FEW:
+        return [hash(sample.tobytes()) for sample in samples]
+    as_bytes = np.ascontiguousarray(samples).view((np.void, samples.shape[1] * samples.itemsize))
     return list(map(hash, as_bytes.ravel().tolist()))
 
 

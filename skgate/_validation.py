@@ -1,4 +1,4 @@
-"""Checks of what users pass: prompts, languages, layers."""
+"""Checks of what users pass: prompts, languages, layers, positions."""
 
 from __future__ import annotations
 
@@ -153,4 +153,39 @@ def check_layers(layer: Any, n_layers: int, name: str = "layer") -> tuple[int, .
     resolved = tuple(int(item) % n_layers for item in wanted)
     if len(set(resolved)) < len(resolved):
         raise ValueError(f"Got {name}={wanted}, which names a layer twice; expected each once.")
+    return resolved
+
+
+def check_positions(position: Any) -> tuple[str | int, ...]:
+    """Resolve ``position`` to a tuple of positions.
+
+    Parameters
+    ----------
+    position : {"last", "instruction", "mean"}, negative int, or list of these
+        The tokens to read.
+
+    Returns
+    -------
+    positions : tuple of str or int
+        In the order given; "last" for -1.
+
+    Raises
+    ------
+    ValueError
+        If a position is none of these, or given twice.
+    """
+    wanted = list(position) if isinstance(position, list | tuple | np.ndarray) else [position]
+    expected = "'last', 'instruction', 'mean' or a negative integer"
+    if not wanted:
+        raise ValueError(f"Got position=[], expected at least one of {expected}.")
+    for item in wanted:
+        is_name = isinstance(item, str) and item in ("last", "instruction", "mean")
+        if not is_name and not (isinstance(item, Integral) and int(item) < 0):
+            raise ValueError(f"Got position={item!r}, expected {expected}.")
+    named = [str(item) if isinstance(item, str) else int(item) for item in wanted]
+    resolved = tuple("last" if item == -1 else item for item in named)
+    if len(set(resolved)) < len(resolved):
+        raise ValueError(
+            f"Got position={wanted}, which names a position twice; expected each once."
+        )
     return resolved

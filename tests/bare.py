@@ -42,6 +42,16 @@ def bare_activations(model, ids, layer, blocks=None, position=-1):
     return row.float().numpy()
 
 
+def bare_row(model, ids, source):
+    """What a gate reads of one prompt: at each place in turn, by a pass of its own."""
+    columns = {"last": -1, "instruction": -3}  # (two tokens follow in the template of the tests)
+    parts = [
+        bare_activations(model, ids, layer, position=columns.get(position, position))
+        for layer, position in source.places
+    ]
+    return np.concatenate(parts)
+
+
 def bare_rows(model, tokenizer, prompts, layer, **kwargs):
     """Activations of several prompts, each by a forward pass of its own."""
     rows = [bare_activations(model, bare_ids(tokenizer, p, **kwargs), layer) for p in prompts]

@@ -35,6 +35,12 @@ def place(name):
     return 3 * rng.normal(size=D - 1)
 
 
+def steered_part(gate: LatentGate) -> np.ndarray:
+    """The part of a gate's direction for the place at which a model is steered."""
+    places = gate.activation_source_.places
+    return np.split(gate.direction_, len(places))[gate.activation_source_.steered_place]
+
+
 def pooled_gate(**params: Any) -> LatentGate:
     """A gate that has the pooled source's boundary wherever it isn't told a language it knows."""
     return LatentGate(**{"unknown_language": "source", **params})

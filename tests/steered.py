@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from shifted import pooled_gate
+from shifted import pooled_gate, steered_part
 from sklearn.pipeline import make_pipeline
 from tiny import make_model
 
@@ -86,7 +86,7 @@ def slow_way(wrapper, tokenizer, prompts, language=None, harmful=None, **options
     )
     scores = gate.harm_score(reader.transform(prompts), language=language)
     harmful = torch.tensor(scores > 0 if harmful is None else harmful)
-    v = torch.tensor(gate.direction_, dtype=torch.float32)
+    v = torch.tensor(steered_part(gate), dtype=torch.float32)
     alpha = wrapper.strength * gate.projection_gap_
     encoded = apply_template(tokenizer, prompts)
     width = encoded["input_ids"].shape[1]
@@ -106,7 +106,7 @@ def slow_way(wrapper, tokenizer, prompts, language=None, harmful=None, **options
                     hidden[row, column] = h + alpha * v
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    handle = blocks[reader.layer].register_forward_hook(steer)
+    handle = blocks[max(np.atleast_1d(reader.layer))].register_forward_hook(steer)
     try:
         with torch.no_grad():
             ids = model.generate(**encoded, pad_token_id=0, **options)

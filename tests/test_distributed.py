@@ -87,7 +87,7 @@ def test_every_row_arrives_once_though_workers_are_killed(
 
     monkeypatch.setattr(_extract, "ActivationReader", DyingReader)
     monkeypatch.setattr(ray.data.dataset, "ParquetDatasink", DyingParquetDatasink)
-    transformer = ActivationTransformer(checkpoint, layer=[2, -1])
+    transformer = ActivationTransformer(checkpoint, layer=[2, -1], position=["mean", "last"])
     rows = ray.data.from_pandas(frame)
     folder = extract(rows, transformer, tmp_path / "out", batch_size=BATCH)
     assert folder == tmp_path / "out"
@@ -100,7 +100,7 @@ def test_every_row_arrives_once_though_workers_are_killed(
     }
     column = pq.read_schema(next(folder.iterdir())).field("activations").type
     assert str(column).startswith("fixed_size_list<")
-    assert column.list_size == 2 * 16
+    assert column.list_size == 2 * 2 * 16
 
 
 def test_parquet_and_what_the_store_holds_is_not_computed_again(

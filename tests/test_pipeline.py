@@ -114,6 +114,15 @@ def test_the_gate_remembers_what_it_was_fitted_on(pipe, data, model):
             data["harmful"],
             language="yo",
         )
+    reader, y = clone(pipe[0]).set_params(position=["last", "mean"]), data["harmful"]
+    gate = LatentGate().fit(reader.transform(data["prompt"]), y, language=data["language"])
+    assert gate.activation_source_ == reader.activation_source()
+    with pytest.raises(
+        ValueError, match=r"position=\('mean', 'last'\) instead of \('last', 'mean'"
+    ):
+        gate.predict(reader.set_params(position=["mean", "last"]).transform(data["prompt"]))
+    with pytest.raises(ValueError, match="X has 16 features, but LatentGate is expecting 32"):
+        gate.predict(reader.set_params(position="last").transform(data["prompt"]))
     told = LatentGate().fit(np.eye(4), [0, 0, 1, 1], activation_source=moved)
     assert told.activation_source_ == moved
     assert LatentGate().fit(np.eye(4), [0, 0, 1, 1]).activation_source_ is None
@@ -283,9 +292,16 @@ def test_cross_validation_that_holds_out_whole_languages(pipe, data):
     assert found["test_score"].mean() > 0.7
 
 
-@pytest.mark.parametrize("layers", [[0, 1, 2, 3]])
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"activations__layer": [0, 1, 2, 3]},
+        {"activations__position": [["last", "mean"], "last", "mean"]},
+    ],
+    ids=str,
+)
 def test_grid_search_forwards_each_prompt_once_and_never_copies_the_model(
-    pipe, data, model, monkeypatch, layers
+    pipe, data, model, monkeypatch, grid
 ):
     forwarded = []
     forward = type(model.model).forward
@@ -303,7 +319,7 @@ def test_grid_search_forwards_each_prompt_once_and_never_copies_the_model(
     monkeypatch.setattr(type(model.model), "forward", counting)
     monkeypatch.setattr(type(model), "__deepcopy__", refuse, raising=False)
     pipe.set_params(activations__cache_layers="all")
-    grid = {"activations__layer": layers, "gate__rank": [1, 3]}
+    grid = {**grid, "gate__rank": [1, 3]}
     with config_context(enable_metadata_routing=True):
         search = GridSearchCV(pipe, grid, cv=SHUFFLED, scoring=LanguageScorer("roc_auc"), n_jobs=1)
         search.fit(data["prompt"], data["harmful"], language=data["language"].to_numpy())
@@ -340,10 +356,11 @@ def test_language_as_a_column_reaches_every_step(model, tokenizer, data):
     assert (tuned.predict(X) == y).mean() > 0.7
 
 
-def test_joblib_in_another_process(checkpoint, data, tmp_path):
+@pytest.mark.parametrize("position", ["mean", ["last", "mean"]], ids=str)
+def test_joblib_in_another_process(checkpoint, data, tmp_path, position):
     pipe = Pipeline(
         [
-            ("activations", ActivationTransformer(checkpoint, layer=1, position="mean")),
+            ("activations", ActivationTransformer(checkpoint, layer=1, position=position)),
             ("gate", LatentGate(source_languages=["en", "de", "fr"])),
         ]
     )

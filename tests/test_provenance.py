@@ -15,6 +15,7 @@ from skgate._provenance import RowMemory, check_same_source
 
 SOURCE = ActivationSource("a/model", "4f0a", "c1d2", "99be", (15,), "last", "5.23.0/0f3a")
 LAYERS = replace(SOURCE, layer=(0, 1, 2))
+PLACES = replace(SOURCE, layer=(3, 1), position=("mean", "last", -2))
 
 
 def rows_of(n, n_layers=1, d=24, seed=0):
@@ -34,6 +35,44 @@ def test_each_layer_and_all_side_by_side_are_remembered(n, d):
     assert memory.recall(rows_of(n, d=d, seed=1)[:, 0]) is None
     assert memory.recall(rows[:, 0, :-1]) is None  # another width
     assert memory.recall(rows[:0, 0]) is None
+
+
+@pytest.mark.parametrize("d", [3, 16, 24])
+def test_each_place_is_remembered_too(d):
+    memory = RowMemory()
+    rows = rows_of(50, 6, d)
+    memory.remember(rows, PLACES)
+    assert memory.recall(rows.reshape(50, -1)) == PLACES
+    for i, layer in enumerate(PLACES.layer):
+        part = rows[:, 3 * i : 3 * i + 3].reshape(50, -1)
+        assert memory.recall(part) == replace(PLACES, layer=(layer,))
+    for i, (layer, position) in enumerate(PLACES.places):
+        assert memory.recall(rows[:, i]) == replace(SOURCE, layer=(layer,), position=position)
+
+
+@pytest.mark.parametrize("changed", range(6))
+def test_rows_that_share_all_places_but_one_are_told_apart(changed):
+    """As in a grid search over lists of positions."""
+    memory = RowMemory()
+    rows, other = rows_of(50, 6), rows_of(50, 6)
+    other[:, changed] += 1
+    memory.remember(rows, PLACES)
+    memory.remember(other, replace(PLACES, position=("mean", "last", "instruction")))
+    assert memory.recall(rows.reshape(50, -1)) == PLACES
+
+
+@pytest.mark.parametrize(
+    ("layer", "position", "place"),
+    [
+        ((4,), "mean", (4, "mean")),
+        ((2, 4), "last", (4, "last")),
+        ((4, 2), ("mean", "last"), (4, "last")),
+        ((2, 4), ("mean", -2), (4, "mean")),
+    ],
+)
+def test_steering_acts_in_the_deepest_layer(layer, position, place):
+    source = replace(SOURCE, layer=layer, position=position)
+    assert source.places[source.steered_place] == place
 
 
 def test_what_arrays_go_through_on_the_way_to_a_gate_changes_nothing():

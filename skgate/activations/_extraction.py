@@ -65,7 +65,7 @@ class Extraction:
 
         Returns
         -------
-        rows : ndarray of shape (n_requests, n_layers, d), float32
+        rows : ndarray of shape (n_requests, n_layers, n_positions, d), float32
             In the order of ``requests``.
 
         Raises
@@ -74,23 +74,24 @@ class Extraction:
             If the model has no embedding for a prompt's token.
         """
         check_token_ids(requests, self.language_model.embeddings)
-        distinct = {request.key: request for request in requests}
-        places = {key: i for i, key in enumerate(distinct)}
+        distinct = {request.keys: request for request in requests}
+        numbers = {keys: i for i, keys in enumerate(distinct)}
         rows = self._read(list(distinct.values()))
-        return rows[[places[request.key] for request in requests]]
+        return rows[[numbers[request.keys] for request in requests]]
 
     def lacks(self, requests: Sequence[Request]) -> bool:
         """Whether an activation is not in the cache."""
-        found = self.row_cache.lookup([request.key for request in requests], self.layers)
+        found = self.row_cache.lookup(_keys(requests), self.layers)
         return any(row is None for row in found)
 
     def _read(self, requests: list[Request]) -> npt.NDArray[np.float32]:
-        shape = len(requests), len(self.layers), self.language_model.hidden_size
+        n_positions = len(requests[0].indices)
+        shape = len(requests), len(self.layers), n_positions, self.language_model.hidden_size
         rows = np.empty(shape, np.float32)
         missing = self._look_up(requests, range(len(requests)), rows)
         if not missing:
             return rows
-        self._announce(len(requests))
+        self._announce(len(requests) * n_positions)
         shortcuts = self._find_shortcuts([requests[i] for i in missing])
         with tqdm(
             total=len(missing), desc="activations", unit="prompt", disable=not self.verbose
@@ -111,16 +112,17 @@ class Extraction:
     def _look_up(
         self, requests: list[Request], chosen: Sequence[int], rows: npt.NDArray[np.float32]
     ) -> list[int]:
-        """Fill in the rows that are cached; return the others of ``chosen``."""
-        missing = []
+        """Fill in the rows that are cached at each position; return the others of ``chosen``."""
+        missing, n_positions = [], rows.shape[2]
         for start in range(0, len(chosen), _LOOKED_UP_AT_ONCE):
             part = chosen[start : start + _LOOKED_UP_AT_ONCE]
-            found = self.row_cache.lookup([requests[i].key for i in part], self.layers)
-            for i, row in zip(part, found, strict=True):
-                if row is None:
-                    missing.append(i)
-                else:
-                    rows[i] = row
+            found = self.row_cache.lookup(_keys([requests[i] for i in part]), self.layers)
+            for i, *cached in zip(part, *[iter(found)] * n_positions, strict=True):
+                for j, row in enumerate(cached):
+                    if row is None:
+                        missing.append(i)
+                        break
+                    rows[i, :, j] = row
         return missing
 
     def _compute(
@@ -131,7 +133,8 @@ class Extraction:
         rows: npt.NDArray[np.float32],
     ) -> list[int]:
         """Fill in the rows of a batch; return the prompts that others are computing."""
-        with self.row_cache.claim([requests[i].key for i in chosen]) as claimed:
+        # One key each will do: who reads the same positions has the same keys.
+        with self.row_cache.claim([min(requests[i].keys) for i in chosen]) as claimed:
             free = [i for i, is_free in zip(chosen, claimed, strict=True) if is_free]
             # Others may have finished some of them since the last lookup.
             due = self._look_up(requests, free, rows)
@@ -143,7 +146,10 @@ class Extraction:
                     shortcuts,
                 )
                 rows[due] = np.stack([computed[layer] for layer in self.layers], axis=1)
-                self.row_cache.insert([requests[i].key for i in due], computed)
+                self.row_cache.insert(
+                    _keys([requests[i] for i in due]),
+                    {layer: row.reshape(-1, row.shape[-1]) for layer, row in computed.items()},
+                )
         return [i for i, is_free in zip(chosen, claimed, strict=True) if not is_free]
 
     def _find_shortcuts(self, requests: list[Request]) -> Shortcuts:
@@ -165,9 +171,9 @@ class Extraction:
             room=room,
         )
 
-    def _announce(self, n_requests: int) -> None:
+    def _announce(self, n_rows: int) -> None:
         message = self.row_cache.announce(
-            n_requests, len(self.cached_layers), self.language_model.hidden_size
+            n_rows, len(self.cached_layers), self.language_model.hidden_size
         )
         if message:
             self._report(message)
@@ -175,3 +181,8 @@ class Extraction:
     def _report(self, message: str) -> None:
         if self.verbose:
             tqdm.write(f"activations: {message}", file=sys.stderr)
+
+
+def _keys(requests: Sequence[Request]) -> list[bytes]:
+    """List the cache keys of requests: for each request, those of its positions."""
+    return [key for request in requests for key in request.keys]

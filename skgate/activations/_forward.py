@@ -1,8 +1,8 @@
 """Forward passes over batches of prompts, and the shortcuts that they can take.
 
-Two shortcuts save work. In the deepest block that is read, the feed-forward part only needs the
-tokens that are read. The tokens that all prompts begin with, such as a chat template's, only need
-to run once: in a causal model nothing that follows changes their keys and values. Not every
+Two shortcuts save work. If one token of each prompt is read, the feed-forward part of the deepest
+block only needs that token. The tokens that all prompts begin with, such as a chat template's, only
+need to run once: in a causal model nothing that follows changes their keys and values. Not every
 architecture supports both, so each shortcut is tried before it is used.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from skgate.model._loading import LanguageModel
     from skgate.model._prompts import Request
 
-    Rows = dict[int, npt.NDArray[np.float32]]  # (n_requests, d) per layer
+    Rows = dict[int, npt.NDArray[np.float32]]  # (n_requests, n_positions, d) per layer
 
 _MIN_PREFIX = 4  # tokens
 _MAX_BYTES = 2 << 30  # of a batch's keys and values
@@ -55,7 +55,7 @@ class Prefix:
     keys_values : list of (Tensor, Tensor)
         Keys and values of each block that ran, of shape (1, n_heads, length, head_size). They are
         never edited.
-    means : dict of int to Tensor of shape (1, d)
+    means : dict of int to Tensor of shape (1, 1, d)
         For each layer that is read, the mean of the block's output over the tokens.
     """
 
@@ -91,7 +91,7 @@ class Shortcuts(NamedTuple):
     prefix : Prefix or None
         The first tokens of all prompts, which have run already.
     feed_forward : torch.nn.Module or None
-        The part of the deepest block that only runs on the tokens that are read.
+        The part of the deepest block that only runs on the one token that is read.
     """
 
     prefix: Prefix | None = None
@@ -107,7 +107,7 @@ def read_batch(
     layers: Sequence[int],
     shortcuts: Shortcuts = PLAIN,
 ) -> Rows:
-    """Run one right-padded batch and read one activation per prompt and layer.
+    """Run one right-padded batch and read the activations of each prompt and layer.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def read_batch(
 
     Returns
     -------
-    rows : dict of int to ndarray of shape (n_requests, d), float32
+    rows : dict of int to ndarray of shape (n_requests, n_positions, d), float32
         The activations at each layer.
     """
     prefix, feed_forward = shortcuts
@@ -132,9 +132,10 @@ def read_batch(
     input_ids = np.zeros((len(requests), lengths.max()), np.int64)
     mask = np.arange(lengths.max()) < lengths[:, None]
     input_ids[mask] = np.concatenate([request.ids[skip:] for request in requests])
-    index = None
-    if requests[0].index is not None:
-        index = torch.tensor([(request.index or 0) - skip for request in requests])
+    indices = [
+        None if None in column else torch.tensor(column) - skip
+        for column in zip(*(request.indices for request in requests), strict=True)
+    ]
     device = language_model.input_device
     reset_positions(language_model.backbone)
     rows = read_blocks(
@@ -143,7 +144,7 @@ def read_batch(
         layers,
         torch.from_numpy(input_ids).to(device),
         torch.from_numpy(mask.astype(np.int64)).to(device),
-        index,
+        indices,
         past_key_values=prefix.cache(len(requests)) if prefix is not None else None,
         feed_forward=feed_forward,
     )
@@ -154,9 +155,11 @@ def read_batch(
             f"hidden_size={language_model.hidden_size}. Architectures with several residual "
             "streams are not supported."
         )
-    if prefix is not None and index is None:
+    if prefix is not None and None in requests[0].indices:
+        mean = requests[0].indices.index(None)
         share = torch.from_numpy(skip / (skip + lengths))[:, None].float()
-        rows = {i: share * prefix.means[i] + (1 - share) * row for i, row in rows.items()}
+        for layer, row in rows.items():
+            row[:, mean] = share * prefix.means[layer][:, 0] + (1 - share) * row[:, mean]
     return {layer: row.numpy() for layer, row in rows.items()}
 
 
@@ -174,7 +177,7 @@ def compute_prefix(
         layers,
         input_ids,
         torch.ones_like(input_ids),
-        None,
+        [None],
         past_key_values=cache,
     )
     cached: list[Any] = cache.layers
@@ -218,7 +221,8 @@ def find_shortcuts(
     shortcuts = PLAIN
     deepest = language_model.blocks[max(layers)]
     feed_forward = find_feed_forward(deepest)
-    if feed_forward is not None and requests[0].index is not None:
+    indices = requests[0].indices
+    if feed_forward is not None and len(indices) == 1 and None not in indices:
         names = "narrow", type(deepest).__qualname__, type(feed_forward).__qualname__
         saved = _SHARE_SAVED * len(requests) / (max(layers) + 1)
         was_tried = trial_result(language_model.backbone, *names) is not None
@@ -283,7 +287,9 @@ def shared_length(requests: Sequence[Request]) -> int:
     first = min((request.ids for request in requests), key=lambda ids: ids.tobytes())
     last = max((request.ids for request in requests), key=lambda ids: ids.tobytes())
     limit = min(
-        len(request.ids) - 1 if request.index is None else request.index for request in requests
+        len(request.ids) - 1 if index is None else index
+        for request in requests
+        for index in request.indices
     )
     differ = np.flatnonzero(first[:limit] != last[:limit])
     return int(differ[0]) if len(differ) else limit

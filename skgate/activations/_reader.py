@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from skgate._provenance import ActivationSource
-from skgate._validation import check_layers
+from skgate._provenance import ActivationSource, list_places
+from skgate._validation import check_layers, check_positions
 from skgate.model._fingerprint import fingerprint_tokenizer
 from skgate.model._loading import LanguageModel, open_language_model
 from skgate.model._prompts import PromptFormat, Request, encode_prompts
@@ -24,7 +24,7 @@ class Readable(Protocol):
 
     model: Any
     layer: Any
-    position: str | int
+    position: str | int | Sequence[str | int]
     tokenizer: Any
     chat_template: bool
     system_prompt: str | None
@@ -40,7 +40,7 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class PromptReader:
-    """A loaded model, and what is read from it: prompt format, layers, token position.
+    """A loaded model, and what is read from it: prompt format, layers, token positions.
 
     Attributes
     ----------
@@ -50,8 +50,8 @@ class PromptReader:
         How prompts become text.
     layers : tuple of int
         0-based blocks to read, in the order in which they were given.
-    position : str or int
-        The token to read: "last", "instruction", "mean" or a negative int.
+    positions : tuple of str or int
+        The tokens to read: "last", "instruction", "mean" or negative ints, in the order given.
     verify : {"fast", "full"}
         Whether calls take a cheap look for edits of the model, or read all of its weights.
     """
@@ -59,8 +59,13 @@ class PromptReader:
     language_model: LanguageModel
     prompt_format: PromptFormat
     layers: tuple[int, ...]
-    position: str | int
+    positions: tuple[str | int, ...]
     verify: str
+
+    @property
+    def places(self) -> list[tuple[int, str | int]]:
+        """The (layer, position) pairs read, in the order of their columns."""
+        return list_places(self.layers, self.positions)
 
     def encode(self, prompts: Sequence[Prompt]) -> list[Request]:
         """Format and tokenize checked prompts.
@@ -79,7 +84,7 @@ class PromptReader:
             self.language_model.tokenizer,
             prompts,
             self.prompt_format,
-            position=self.position,
+            positions=self.positions,
             max_length=self.language_model.max_length,
         )
 
@@ -118,7 +123,7 @@ class PromptReader:
             tokenizer=fingerprint_tokenizer(tokenizer),
             template=self.prompt_format.fingerprint(tokenizer),
             layer=self.layers,
-            position="last" if self.position == -1 else self.position,
+            position=self.positions if len(self.positions) > 1 else self.positions[0],
             settings=found.structure.settings,
             date=self.prompt_format.date(tokenizer),
         )
@@ -135,14 +140,16 @@ def open_reader(transformer: Readable) -> PromptReader:
     Returns
     -------
     reader : PromptReader
-        The loaded model, the prompt format, the layers and the position.
+        The loaded model, the prompt format, the layers and the positions.
 
     Raises
     ------
     ValueError
-        If a layer is out of range, the date is none, or a parameter does not go with a live model.
+        If a layer or position is out of range, the date is none, or a parameter does not go with a
+        live model.
     """
     template_date = check_template_date(transformer.template_date)  # before a model is loaded
+    positions = check_positions(transformer.position)
     language_model = open_language_model(
         transformer.model,
         tokenizer=transformer.tokenizer,
@@ -161,6 +168,6 @@ def open_reader(transformer: Readable) -> PromptReader:
             template_date=template_date,
         ),
         layers=check_layers(transformer.layer, len(language_model.blocks)),
-        position=transformer.position,
+        positions=positions,
         verify=transformer.verify,
     )

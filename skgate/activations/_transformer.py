@@ -59,11 +59,11 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
     layer : int, list of int or "all"
         Blocks whose output is read, before the final norm. They are counted from 0; negative
         numbers count from the end.
-    position : {"last", "instruction", "mean"} or negative int, default="last"
-        Token to read. "last" is the last token of the formatted prompt, after the generation
-        prompt (``t_post_inst`` in [1]_). "instruction" is the last token of the user's last
-        message (``t_inst``). "mean" averages over all tokens of the prompt. A negative integer
-        counts from the end of the formatted prompt.
+    position : {"last", "instruction", "mean"}, negative int, or list of these, default="last"
+        Token to read, or several in one forward pass. "last" is the last token of the formatted
+        prompt, after the generation prompt (``t_post_inst`` in [1]_). "instruction" is the last
+        token of the user's last message (``t_inst``). "mean" averages over all tokens of the
+        prompt. A negative integer counts from the end of the formatted prompt.
     tokenizer : str, path, PreTrainedTokenizerBase or None, default=None
         Tokenizer of the model. If None, it is loaded from the id or path of the model.
     chat_template : bool, default=True
@@ -121,19 +121,22 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
     -----
     Let ``h_L(x)``, of shape (n_tokens, d), be the output of block ``L`` for prompt ``x``. The
     result is ``h_L(x)[t]`` for the position ``t``, or ``h_L(x).mean(axis=0)``, in float32 [1]_.
+    Several layers and positions are side by side: for each layer, each position.
 
     The cache key consists of the weights' fingerprint, the adapters' state, the configuration, the
     modules' own settings, the version of transformers, the type of the device, the token ids, the
-    position and the layer. See ``verify`` for when the weights are read.
-    The cache is bypassed if something may edit what the model computes: forward hooks that are not
-    skgate's, a replaced ``forward``, parametrizations, or autocast.
+    position and the layer. Each of several positions has an entry of its own, which it shares with
+    the position alone. See ``verify`` for when the weights are read. The cache is bypassed if
+    something may edit what the model computes: forward hooks that are not skgate's, a replaced
+    ``forward``, parametrizations, or autocast.
 
     Two shortcuts save work. If all prompts of a call begin with the same tokens, such as a system
-    prompt, these run once, and their keys and values are reused. In the deepest block, only the
-    token that is read goes through the feed-forward part. Not every architecture supports both. So
-    each is tried first, on the longest and the shortest prompt of a call that is long enough to
-    benefit: once per model, and for shared tokens also once per depth. If a trial changes the
-    activations, or if something may edit the model, the shortcut is not used.
+    prompt, these run once, and their keys and values are reused. If one token of each prompt is
+    read, only that token goes through the feed-forward part of the deepest block. Not every
+    architecture supports both. So each is tried first, on the longest and the shortest prompt of a
+    call that is long enough to benefit: once per model, and for shared tokens also once per depth.
+    If a trial changes the activations, or if something may edit the model, the shortcut is not
+    used.
 
     In bf16 and fp16, matrix products round differently in batches of different shape. The
     activations of a prompt may then differ by about 1 % between batches.
@@ -164,6 +167,14 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
     array(['layer1_0000', 'layer3_0007'], dtype=object)
     >>> transformer.activation_source().layer
     (1, 3)
+
+    Several positions are read in one forward pass:
+
+    >>> transformer.set_params(position=["mean", "last"]).transform(["boil an egg", "egg"]).shape
+    (2, 32)
+    >>> transformer.get_feature_names_out()[::8]
+    array(['layer1_mean_0000', 'layer1_last_0000', 'layer3_mean_0000',
+           'layer3_last_0000'], dtype=object)
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -172,6 +183,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         "position": [
             StrOptions({"last", "instruction", "mean"}),
             Interval(Integral, None, -1, closed="right"),
+            "array-like",
         ],
         "tokenizer": [None, str, os.PathLike, HasMethods(["apply_chat_template"])],
         "chat_template": ["boolean"],
@@ -195,7 +207,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         model: Any,
         *,
         layer: int | Sequence[int] | str,
-        position: str | int = "last",
+        position: str | int | Sequence[str | int] = "last",
         tokenizer: Any = None,
         chat_template: bool = True,
         system_prompt: str | None = None,
@@ -268,8 +280,9 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        activations : ndarray of shape (n_prompts, n_layers * d), float32
-            Activations. The layers are side by side, in the order of ``layer``.
+        activations : ndarray of shape (n_prompts, n_layers * n_positions * d), float32
+            Activations side by side: the layers in the order of ``layer``, and the positions of
+            each layer in the order of ``position``.
 
         Raises
         ------
@@ -299,6 +312,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
             found = reader.fingerprint(full=True)
             extraction = self._open_extraction(reader, found)
         rows = extraction.run(requests)
+        rows = rows.reshape(len(prompts), len(reader.places), -1)
         remember(rows, reader.source(found))
         return rows.reshape(len(prompts), -1)
 
@@ -327,13 +341,19 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        names : ndarray of shape (n_layers * d,), dtype object
-            Names such as ``layer14_0007``: the layer, and the index in the residual stream.
+        names : ndarray of shape (n_layers * n_positions * d,), dtype object
+            Names such as ``layer14_0007``: the layer, and the index in the residual stream. If
+            ``position`` is a list, they also name the position: ``layer14_mean_0007``.
         """
         reader = open_reader(self)
         d = reader.language_model.hidden_size
         width = max(4, len(str(d - 1)))
-        names = [f"layer{layer}_{i:0{width}d}" for layer in reader.layers for i in range(d)]
+        is_single = isinstance(self.position, str | Integral)
+        starts = [
+            f"layer{layer}_" if is_single else f"layer{layer}_{position}_"
+            for layer, position in reader.places
+        ]
+        names = [f"{start}{i:0{width}d}" for start in starts for i in range(d)]
         return np.array(names, dtype=object)
 
     def activation_source(self) -> ActivationSource:
@@ -344,7 +364,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         source : ActivationSource
-            Model, tokenizer, prompt format, layers, position and module settings.
+            Model, tokenizer, prompt format, layers, positions and module settings.
         """
         reader = open_reader(self)
         return reader.source(reader.fingerprint(full=True))

@@ -30,24 +30,27 @@ _LAST_CHARACTERS = string.printable + "\u00e9\u043a\u0648\u0905\u3002\u7dd1"
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt as the model sees it: its token ids, and the token to read.
+    """One prompt as the model sees it: its token ids, and the tokens to read.
 
     Attributes
     ----------
     ids : ndarray of shape (n_tokens,)
         The token ids.
-    index : int or None
-        Index of the token to read; None for the mean over all tokens.
+    indices : tuple of int or None
+        Index of each token to read; None for the mean over all tokens.
     """
 
     ids: npt.NDArray[np.int64]
-    index: int | None
+    indices: tuple[int | None, ...]
 
     @cached_property
-    def key(self) -> bytes:
-        """Hash of ids and index, 16 bytes, the same in every process."""
-        text = self.ids.astype("<i8").tobytes() + f" {self.index}".encode()
-        return hashlib.blake2b(text, digest_size=16).digest()
+    def keys(self) -> tuple[bytes, ...]:
+        """Hash of ids and index, for each index: 16 bytes, the same in every process."""
+        text = self.ids.astype("<i8").tobytes()
+        return tuple(
+            hashlib.blake2b(text + f" {index}".encode(), digest_size=16).digest()
+            for index in self.indices
+        )
 
 
 @dataclass(frozen=True)
@@ -172,10 +175,10 @@ def encode_prompts(
     prompts: Sequence[Prompt],
     prompt_format: PromptFormat,
     *,
-    position: str | int,
+    positions: Sequence[str | int],
     max_length: int | None,
 ) -> list[Request]:
-    """Format and tokenize prompts, and find the token to read in each.
+    """Format and tokenize prompts, and find the tokens to read in each.
 
     The chat template is rendered once, with ``add_generation_prompt=True``. Its text is tokenized
     without adding special tokens a second time, as ``tokenizer.apply_chat_template`` does.
@@ -188,8 +191,8 @@ def encode_prompts(
         Checked prompts.
     prompt_format : PromptFormat
         How prompts become text.
-    position : {"last", "instruction", "mean"} or negative int
-        The token to read; "instruction" needs a fast tokenizer.
+    positions : sequence of {"last", "instruction", "mean"} or negative int
+        The tokens to read; "instruction" needs a fast tokenizer.
     max_length : int or None
         The most tokens that the model accepts; None if it states no limit.
 
@@ -203,7 +206,7 @@ def encode_prompts(
     PromptError
         If a prompt is too long or too short, or can't be formatted. It names the row.
     ValueError
-        If the tokenizer doesn't support the format or the position.
+        If the tokenizer doesn't support the format or a position.
     """
     prompt_format.check(tokenizer)
     renderer = _Renderer(tokenizer, prompt_format)
@@ -219,15 +222,18 @@ def encode_prompts(
                 "accepts. Shorten the prompt, or pass truncate=True to cut the instruction.",
             )
         end = -1
-        if excess > 0 or position == "instruction":
+        if excess > 0 or "instruction" in positions:
             start, end = renderer.find_instruction(prompt, text, row)
             if excess > 0:
                 tokens = _cut(tokens, start, end, excess, row)
                 end -= excess
         if not tokens:
             raise PromptError(row, "has no tokens; expected a prompt that the tokenizer knows.")
-        index = end if position == "instruction" else _find_position(position, len(tokens), row)
-        requests.append(Request(np.asarray(tokens, dtype=np.int64), index))
+        indices = tuple(
+            end if position == "instruction" else _find_position(position, len(tokens), row)
+            for position in positions
+        )
+        requests.append(Request(np.asarray(tokens, dtype=np.int64), indices))
     return requests
 
 

@@ -36,12 +36,12 @@ def read_blocks(
     layers: Sequence[int],
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
-    index: torch.Tensor | None,
+    indices: Sequence[torch.Tensor | None],
     *,
     past_key_values: Cache | None = None,
     feed_forward: nn.Module | None = None,
 ) -> dict[int, torch.Tensor]:
-    """Run one batch up to the deepest of ``layers``; read one vector per prompt and layer.
+    """Run one batch up to the deepest of ``layers``; read some tokens of each prompt and layer.
 
     Parameters
     ----------
@@ -53,18 +53,19 @@ def read_blocks(
         0-based blocks whose outputs are read (before the final norm).
     input_ids, attention_mask : Tensor of shape (n_prompts, n_tokens)
         Right-padded prompts.
-    index : Tensor of shape (n_prompts,) or None
-        The token to read in each prompt; None for the mean over the unmasked tokens.
+    indices : sequence of Tensor of shape (n_prompts,) or None
+        The tokens to read in each prompt; None for the mean over the unmasked tokens.
     past_key_values : Cache or None, default=None
         Keys and values of tokens before each prompt. Those of the prompts are added to it.
     feed_forward : torch.nn.Module or None, default=None
-        The feed-forward part of the deepest block. If given, it only gets the token to read of
-        each prompt: (n_prompts, 1, d) instead of (n_prompts, n_tokens, d). The residual
-        connection broadcasts its output to all tokens, and is correct at the one that is read.
+        The feed-forward part of the deepest block, if a single token is read. If given, it only
+        gets that token of each prompt: (n_prompts, 1, d) instead of (n_prompts, n_tokens, d). The
+        residual connection broadcasts its output to all tokens, and is correct at the one that is
+        read.
 
     Returns
     -------
-    rows : dict of int to Tensor of shape (n_prompts, d)
+    rows : dict of int to Tensor of shape (n_prompts, n_indices, d)
         float32, on the CPU.
 
     Raises
@@ -82,18 +83,18 @@ def read_blocks(
                 return
             hidden = _hidden_of(output)
             _check_shape(hidden, attention_mask.shape)
-            rows[layer] = _select(hidden, attention_mask, index)  # a copy, which frees the rest
+            rows[layer] = _select(hidden, attention_mask, indices)  # a copy, which frees the rest
             if layer == deepest:
                 raise _Stop
 
         return read
 
     def narrow(module: nn.Module, args: Any) -> Any:
-        if threading.get_ident() != owner or index is None or not args:
+        if threading.get_ident() != owner or not args:
             return None
-        hidden, *others = args
-        if hidden.shape[:2] != attention_mask.shape:  # all prompts' tokens in one dimension
-            return None
+        (index,), (hidden, *others) = indices, args
+        if index is None or hidden.shape[:2] != attention_mask.shape:
+            return None  # (all prompts' tokens may be in one dimension)
         return _pick(hidden, index)[:, None], *others
 
     handles = [blocks[layer].register_forward_hook(make_hook(layer)) for layer in layers]
@@ -155,35 +156,38 @@ def _acts(user: object) -> bool:
 @contextmanager
 def steer_block(
     stack: nn.Module,
-    block: nn.Module,
+    blocks: nn.ModuleList,
+    layers: Sequence[int],
     direction: torch.Tensor,
     route: Route,
     *,
-    offset: int | torch.Tensor | None = 0,
+    offsets: Sequence[int | torch.Tensor | None] = (0,),
     width: int | None = None,
     generating: bool = True,
 ) -> Iterator[None]:
-    """Read the prompts' rows at a block in the prefill, and edit the block's output from then on.
+    """Read the prompts' rows in the prefill, and edit the deepest block's output from then on.
 
     Inside the context, this thread's first forward pass of ``stack`` is the prefill. ``route``
-    gets the block's output for the prompts, before any edit, and returns the edit of each row. The
+    gets the blocks' outputs for the prompts, before any edit, and returns the edit of each row. The
     edits are reused in the following forward passes, each of which must add one token
-    (``generating``). The block's output ``h`` becomes ``h + add v - ablate (h.v) v``, computed in
-    float32.
+    (``generating``). The output ``h`` of the deepest block that is read becomes
+    ``h + add v - ablate (h.v) v``, computed in float32.
 
     Parameters
     ----------
     stack : torch.nn.Module
         The part of the model that runs its blocks.
-    block : torch.nn.Module
-        The block whose output is read and edited.
+    blocks : torch.nn.ModuleList
+        The blocks of ``stack``.
+    layers : sequence of int
+        0-based blocks whose outputs are read, in any order. That of the deepest one is edited.
     direction : Tensor of shape (d,)
         The unit direction ``v``.
     route : callable
-        Takes the prompts' activations, a float32 Tensor of shape (n_rows, d), and returns an
-        :class:`Edit`.
-    offset : int, Tensor of shape (n_prompts,) or None, default=0
-        The token to read, counted from each prompt's last one (0 or negative); None for the mean
+        Takes the prompts' activations, a float32 Tensor of shape (n_rows, n_layers * n_offsets *
+        d): for each layer, those at each offset. Returns an :class:`Edit`.
+    offsets : sequence of int, Tensor of shape (n_prompts,) or None, default=(0,)
+        The tokens to read, counted from each prompt's last one (0 or negative); None for the mean
         over the prompt's tokens.
     width : int or None, default=None
         Number of tokens that the first forward pass must cover, padding included; None if it is
@@ -195,9 +199,10 @@ def steer_block(
     ------
     RuntimeError
         If the forward passes are not the whole prompts followed by one token at a time, or if
-        the block's hook never fires. Text is never silently left unsteered.
+        a block's hook never fires. Text is never silently left unsteered.
     """
-    steering = _Steering(direction, route, offset, width, generating)
+    steering = _Steering(layers, direction, route, offsets, width, generating)
+    *earlier, deepest = sorted(layers)
     signature = inspect.signature(stack.forward)
 
     # Without ``kwargs`` it is called in a thread that was about to call it when it was removed.
@@ -205,6 +210,13 @@ def steer_block(
         if _acts(steering):
             given = signature.bind_partial(*args, **kwargs).arguments
             steering.begin({**given, **given.get("kwargs", {})})
+
+    def make_hook(layer: int) -> Any:
+        def read(module: nn.Module, args: Any, output: Any) -> None:
+            if _acts(steering):
+                steering.read(layer, _hidden_of(output))
+
+        return read
 
     def edit(module: nn.Module, args: Any, output: Any) -> Any:
         if not _acts(steering):
@@ -221,7 +233,8 @@ def steer_block(
     with ExitStack() as hooks:
         for handle in (
             stack.register_forward_pre_hook(before, with_kwargs=True),
-            block.register_forward_hook(edit, prepend=_only_captured(block)),
+            *(blocks[layer].register_forward_hook(make_hook(layer)) for layer in earlier),
+            blocks[deepest].register_forward_hook(edit, prepend=_only_captured(blocks[deepest])),
             stack.register_forward_hook(after),
         ):
             hooks.callback(handle.remove)
@@ -295,6 +308,14 @@ def _count_cached(cache: Any, previous: _Pass | None) -> int:
     return previous.stop
 
 
+class _Prompts(NamedTuple):
+    """Where the prompts are in the prefill, and which of their tokens are read."""
+
+    mask: torch.Tensor  # (n_rows, n_tokens), 1 at real tokens
+    last: torch.Tensor  # (n_rows,), column of every row's final prompt token
+    indices: list[torch.Tensor | None]  # columns of the tokens; None for the mean
+
+
 class _Routed(NamedTuple):
     """The decisions of the prefill."""
 
@@ -309,19 +330,23 @@ class _Steering:
 
     def __init__(
         self,
+        layers: Sequence[int],
         direction: torch.Tensor,
         route: Route,
-        offset: int | torch.Tensor | None,
+        offsets: Sequence[int | torch.Tensor | None],
         width: int | None,
         generating: bool,
     ) -> None:
+        self.layers = layers
         self.width = width
         self.direction = direction
         self.route = route
-        self.offset = offset
+        self.offsets = offsets
         self.generating = generating
         self.current: _Pass | None = None
         self.fired = False
+        self.prompts: _Prompts | None = None
+        self.rows: dict[int, torch.Tensor] = {}  # (n_rows, n_offsets, d) per layer
         self.routed: _Routed | None = None
 
     def begin(self, given: dict[str, Any]) -> None:
@@ -351,62 +376,98 @@ class _Steering:
                 f"{previous.stop}. {_EXPECTED_PASSES}"
             )
 
-    def edit(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Edit the block's output, of shape (n_rows, n_tokens, d); route the rows first."""
-        if self.current is None:
-            raise RuntimeError("The steered block ran outside its model.")
-        self.fired = True
-        _check_shape(hidden, (self.current.n_rows, self.current.stop - self.current.start))
+    def read(self, layer: int, hidden: torch.Tensor) -> None:
+        """Read the prompts' rows from a block's output, of shape (n_rows, n_tokens, d)."""
+        current = self._check(hidden)
         if self.routed is None:
-            self.routed = self._route(hidden.detach(), self.current)
+            if self.prompts is None:
+                self.prompts = self._find_prompts(current, hidden.device)
+            mask, _, indices = self.prompts
+            self.rows[layer] = _select(hidden.detach(), mask, indices)
+
+    def edit(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Edit the deepest block's output, of shape (n_rows, n_tokens, d); route the rows first."""
+        current = self._check(hidden)
+        self.fired = True
+        if self.routed is None:
+            self.read(max(self.layers), hidden)
+            self.routed = self._route(current, hidden.device)
             self.direction = self.direction.to(hidden.device, torch.float32)
         (add, ablate), last, prompt_stop, idle = self.routed
         if idle:
             return hidden
         amount = add[:, None]
-        if self.current.start < prompt_stop:
-            columns = torch.arange(self.current.start, self.current.stop, device=hidden.device)
+        if current.start < prompt_stop:
+            columns = torch.arange(current.start, current.stop, device=hidden.device)
             amount = amount * ((columns == last[:, None]) | (columns >= prompt_stop))
         wide = hidden.float()
         amount = amount - ablate[:, None] * (wide @ self.direction)
         return (wide + amount[..., None] * self.direction).to(hidden.dtype)
 
     def check_fired(self) -> None:
-        """Raise an error if a forward pass skipped the block."""
+        """Raise an error if a forward pass skipped the steered block."""
         if not self.fired:
-            raise RuntimeError(
-                "The model ran, but the hooks of the steered block never fired. Compiled models "
-                "ignore hooks; pass the model as it was before torch.compile."
-            )
+            raise _never_fired("the steered block")
 
-    def _route(self, hidden: torch.Tensor, prompts: _Pass) -> _Routed:
-        """Find each row's final prompt token, read the gate's rows, and get their edits."""
+    def _check(self, hidden: torch.Tensor) -> _Pass:
+        """Raise an error for a block's output of another shape than that of the current pass."""
+        if self.current is None:
+            raise RuntimeError("The steered block ran outside its model.")
+        _check_shape(hidden, (self.current.n_rows, self.current.stop - self.current.start))
+        return self.current
+
+    def _find_prompts(self, prompts: _Pass, device: torch.device) -> _Prompts:
+        """Find each row's final prompt token, and the tokens to read."""
         mask = prompts.mask
         if mask is None:
-            elsewhere = isinstance(self.offset, int) and self.offset < 0  # (tensors are checked)
-            if prompts.masked and (self.offset is None or elsewhere or not self.generating):
+            elsewhere = any(  # (tensors are checked)
+                offset is None or (isinstance(offset, int) and offset < 0)
+                for offset in self.offsets
+            )
+            if prompts.masked and (elsewhere or not self.generating):
                 raise RuntimeError(
                     "Got an attention_mask that is not of shape (n_prompts, n_tokens), expected "
                     "one that distinguishes prompts from padding."
                 )
-            mask = torch.ones(hidden.shape[:2], dtype=torch.int64)
-        mask = mask.to(hidden.device, torch.int64)
+            mask = torch.ones(prompts.n_rows, prompts.stop, dtype=torch.int64)
+        mask = mask.to(device, torch.int64)
         last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
-        index = None
-        if self.offset is not None:
-            offset = torch.as_tensor(self.offset, device=hidden.device)
-            if offset.dim():  # beams and several return sequences repeat every prompt
-                offset = offset.repeat_interleave(len(hidden) // len(offset))
-            index = last + offset
-            if (index < 0).any() or not mask.gather(1, index[:, None]).all():
-                raise RuntimeError(
-                    "Got a prompt that is too short for the gate's position, expected the position "
-                    "to lie within every prompt."
-                )
-        edit = self.route(_select(hidden, mask, index).cpu())
+        indices = [None if o is None else _find_columns(o, last, mask) for o in self.offsets]
+        return _Prompts(mask, last, indices)
+
+    def _route(self, prompts: _Pass, device: torch.device) -> _Routed:
+        """Get the edits of the rows, which have been read at every layer."""
+        missing = sorted(set(self.layers) - set(self.rows))
+        if missing or self.prompts is None:
+            raise _never_fired(f"the blocks {missing}, which the gate reads,")
+        rows = torch.cat([self.rows[layer].flatten(1).cpu() for layer in self.layers], dim=1)
+        edit = self.route(rows)
         idle = not any(bool(part.any()) for part in edit)
-        on_device = Edit(*(part.to(hidden.device, torch.float32) for part in edit))
-        return _Routed(on_device, last, prompts.stop, idle)
+        on_device = Edit(*(part.to(device, torch.float32) for part in edit))
+        return _Routed(on_device, self.prompts.last.to(device), prompts.stop, idle)
+
+
+def _find_columns(
+    offset: int | torch.Tensor, last: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Find the column of a token that is counted from every row's last one."""
+    offset = torch.as_tensor(offset, device=last.device)
+    if offset.dim():  # beams and several return sequences repeat every prompt
+        offset = offset.repeat_interleave(len(last) // len(offset))
+    index = last + offset
+    if (index < 0).any() or not mask.gather(1, index[:, None]).all():
+        raise RuntimeError(
+            "Got a prompt that is too short for the gate's position, expected the position to lie "
+            "within every prompt."
+        )
+    return index
+
+
+def _never_fired(which: str) -> RuntimeError:
+    return RuntimeError(
+        f"The model ran, but the hooks of {which} never fired. Compiled models ignore hooks; pass "
+        "the model as it was before torch.compile."
+    )
 
 
 def _only_captured(block: nn.Module) -> bool:
@@ -471,13 +532,21 @@ def _check_shape(hidden: torch.Tensor, expected: Sequence[int]) -> None:
 
 
 def _select(
-    hidden: torch.Tensor, attention_mask: torch.Tensor, index: torch.Tensor | None
+    hidden: torch.Tensor, attention_mask: torch.Tensor, indices: Sequence[torch.Tensor | None]
 ) -> torch.Tensor:
-    if index is None:
-        weight = attention_mask.to(hidden.device, torch.float32)
-        total = torch.einsum("nt,ntd->nd", weight, hidden.float())
-        return total / weight.sum(1, keepdim=True)
-    return _pick(hidden, index).float()
+    """Read some tokens of each prompt, or their mean, shape (n_prompts, n_indices, d)."""
+    rows = [
+        _average(hidden, attention_mask) if index is None else _pick(hidden, index).float()
+        for index in indices
+    ]
+    return torch.stack(rows, dim=1)
+
+
+def _average(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Average over the unmasked tokens of each prompt, shape (n_prompts, d)."""
+    weight = attention_mask.to(hidden.device, torch.float32)
+    total = torch.einsum("nt,ntd->nd", weight, hidden.float())
+    return total / weight.sum(1, keepdim=True)
 
 
 def _pick(hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -102,18 +102,20 @@ class Engine:
     def generate(
         self,
         prompts: Sequence[Prompt],
-        layer: int,
+        layers: Sequence[int],
         direction: npt.NDArray[np.float64],
         route: RouteOfBatch,
     ) -> Replies:
         """Generate replies while a block's output is edited.
 
+        The blocks are read at the reader's positions.
+
         Parameters
         ----------
         prompts : sequence of str or list of dict
             Checked prompts.
-        layer : int
-            The block, 0-based.
+        layers : sequence of int
+            0-based blocks whose outputs the route gets. That of the deepest one is edited.
         direction : ndarray of shape (d,)
             The unit direction of the edits.
         route : callable
@@ -145,14 +147,15 @@ class Engine:
             ) as progress,
             eval_mode(language_model.backbone),
         ):
-            for batch in self._batches(requests, layer):
+            for batch in self._batches(requests, max(layers)):
                 reset_positions(language_model.backbone)
                 with steer_block(
                     language_model.stack,
-                    language_model.blocks[layer],
+                    language_model.blocks,
+                    layers,
                     torch.from_numpy(direction),
                     route(batch),
-                    offset=_offsets([requests[i] for i in batch]),
+                    offsets=_offsets([requests[i] for i in batch]),
                     width=len(requests[batch[0]].ids),
                 ):
                     texts = generate_batch(
@@ -219,7 +222,10 @@ class Engine:
         }
 
 
-def _offsets(requests: Sequence[Request]) -> torch.Tensor | None:
-    """Count how far before each prompt's end the gate reads; None for the mean."""
-    offsets = [r.index - len(r.ids) + 1 for r in requests if r.index is not None]
-    return torch.tensor(offsets) if offsets else None
+def _offsets(requests: Sequence[Request]) -> list[torch.Tensor | None]:
+    """Count how far before each prompt's end the gate reads each token; None for the mean."""
+    last = torch.tensor([len(request.ids) - 1 for request in requests])
+    return [
+        None if None in column else torch.tensor(column) - last
+        for column in zip(*(request.indices for request in requests), strict=True)
+    ]

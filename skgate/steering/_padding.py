@@ -100,8 +100,8 @@ def check_generate(
     failure = trial_result(backbone, *shortcut)
     if failure is None:
         found = _run(language_model, layer, [request], 1, use_cache)[0]
-        last = Request(request.ids, len(request.ids) - 1)
-        expected = read_batch(language_model, [last], [layer])[layer][0]
+        last = Request(request.ids, (len(request.ids) - 1,))
+        expected = read_batch(language_model, [last], [layer])[layer][0, 0]
         if not np.isfinite(found).all():
             return  # generation says so
         failure = "differs" if differ(found, expected, is_exact(backbone)) else ""
@@ -145,7 +145,8 @@ def _run(
         options["use_cache"] = use_cache
     with steer_block(
         language_model.stack,
-        language_model.blocks[layer],
+        language_model.blocks,
+        [layer],
         torch.zeros(language_model.hidden_size),
         record,
         width=len(requests[0].ids),

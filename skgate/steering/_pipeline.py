@@ -13,13 +13,15 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from skgate._frames import to_plain
-from skgate._provenance import check_same_source
+from skgate._provenance import check_same_source, find_steered_place
 from skgate._validation import check_language, check_prompts
 from skgate.activations._reader import open_reader
 from skgate.activations._transformer import ActivationTransformer
 from skgate.gate._latent_gate import LatentGate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import numpy.typing as npt
 
@@ -170,8 +172,8 @@ class SteeringParts:
             )
         return reader
 
-    def check_gate(self, reader: PromptReader, *, full: bool = False) -> int:
-        """Check that the gate was fitted on what is read now, and find the layer to steer at.
+    def check_gate(self, reader: PromptReader, *, full: bool = False) -> npt.NDArray[np.float64]:
+        """Check that the gate was fitted on what is read now, and find the direction to steer in.
 
         Parameters
         ----------
@@ -182,31 +184,27 @@ class SteeringParts:
 
         Returns
         -------
-        layer : int
-            The one layer that is read.
+        direction : ndarray of shape (d,)
+            The part of the gate's direction for the deepest layer, at which the model is steered.
 
         Raises
         ------
         ValueError
-            If several layers are read, or if the gate was fitted on other activations.
+            If the gate was fitted on other activations.
         """
-        layers, gate = reader.layers, self.gate
-        if len(layers) != 1:
-            raise ValueError(
-                f"Got layer={self.transformer.layer!r} in the gate's ActivationTransformer, which "
-                f"means the layers {list(layers)}, expected a single layer to steer at."
-            )
-        width = reader.language_model.hidden_size
+        gate, n_places = self.gate, len(reader.places)
+        width = n_places * reader.language_model.hidden_size
         if gate.n_features_in_ != width:
             raise ValueError(
-                f"Got a gate fitted on {gate.n_features_in_} features for a model whose residual "
-                f"stream has {width}, expected a gate fitted on one layer's activations and "
-                "nothing else."
+                f"Got a gate fitted on {gate.n_features_in_} features, expected one fitted on the "
+                f"{width} activations that its ActivationTransformer reads and nothing else: "
+                f"{reader.language_model.hidden_size} at each of {n_places} places (layer and "
+                "position)."
             )
         if gate.activation_source_ is not None:
             found = reader.source(reader.fingerprint(full=full))
             check_same_source(gate.activation_source_, found)
-        return layers[0]
+        return steered_part(gate, reader.places)
 
 
 def assemble(params: BuildParams) -> BaseEstimator:
@@ -262,6 +260,28 @@ def find_fitted_parts(wrapper: BuildParams) -> SteeringParts:
             "fitted gate."
         )
     return parts
+
+
+def steered_part(
+    gate: LatentGate, places: Sequence[tuple[int, str | int]]
+) -> npt.NDArray[np.float64]:
+    """Take the part of a gate's direction for the place at which the model is steered.
+
+    Parameters
+    ----------
+    gate : LatentGate
+        A fitted gate. Its direction is 0 at all other places.
+    places : sequence of (int, str or int)
+        The (layer, position) pairs that it was fitted on, in the order of their columns.
+
+    Returns
+    -------
+    direction : ndarray of shape (d,)
+        The unit direction in the residual stream of the steered layer.
+    """
+    d = len(gate.direction_) // len(places)
+    start = d * find_steered_place(places)
+    return gate.direction_[start : start + d]
 
 
 def _find_in_columns(columns: ColumnTransformer) -> tuple[Any, Any]:

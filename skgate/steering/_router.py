@@ -54,7 +54,6 @@ class Router:
         languages: npt.NDArray[Any] | None,
         n_prompts: int,
     ) -> None:
-        self.direction = gate.direction_
         self._book = gate.language_book_
         self._unknown_language = gate.unknown_language
         self._version = gate_version(gate)

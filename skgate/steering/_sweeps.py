@@ -10,11 +10,12 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.base import clone
 
+from skgate._provenance import list_places
 from skgate._validation import check_layers, check_prompts
 from skgate.judges import PhraseJudge
 from skgate.metrics._checks import one_bool_per_row
 from skgate.steering._engine import Engine, EngineParams, Replies
-from skgate.steering._pipeline import BuildParams, find_fitted_parts, find_parts
+from skgate.steering._pipeline import BuildParams, find_fitted_parts, find_parts, steered_part
 from skgate.steering._router import always, projection_unit
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ def select_layer(
     gate = clone(parts.gate).set_params(language_column=None)
     rates = []
     for layer, X in zip(wanted, activations, strict=True):
-        direction = gate.fit(X, y, language=language).direction_
-        replies = engine.generate(items, layer, direction, always(ablate=1.0))
+        places = list_places([layer], reader.positions)
+        direction = steered_part(gate.fit(X, y, language=language), places)
+        replies = engine.generate(items, [layer], direction, always(ablate=1.0))
         rates.append(find_refusals(wrapper.judge, items, replies, None).mean())
     return pd.DataFrame({"layer": wanted, "refusal_rate": rates})
 
@@ -80,11 +82,11 @@ def select_strength(
     if tried.ndim != 1 or not len(tried):
         raise ValueError(f"Got strengths={strengths!r}, expected a list of at least one number.")
     reader = parts.open_reader()
-    engine, layer = Engine.of(wrapper, reader, generate_kwargs), parts.check_gate(reader)
-    direction, unit = parts.gate.direction_, projection_unit(parts.gate)
+    engine, direction = Engine.of(wrapper, reader, generate_kwargs), parts.check_gate(reader)
+    layers, unit = reader.layers, projection_unit(parts.gate)
     tables = []
     for strength in tried:
-        replies = engine.generate(items, layer, direction, always(add=strength * unit))
+        replies = engine.generate(items, layers, direction, always(add=strength * unit))
         table = pd.DataFrame({"strength": float(strength)}, index=range(len(items)))
         if languages is not None:
             table["language"] = languages
@@ -128,8 +130,8 @@ def generate_alike(
     _validate(wrapper)
     parts = find_fitted_parts(wrapper)
     reader = parts.open_reader()
-    engine, layer = Engine.of(wrapper, reader, generate_kwargs), parts.check_gate(reader)
-    return engine.generate(prompts, layer, parts.gate.direction_, always(add, ablate))
+    engine, direction = Engine.of(wrapper, reader, generate_kwargs), parts.check_gate(reader)
+    return engine.generate(prompts, reader.layers, direction, always(add, ablate))
 
 
 def generate_unsteered(
@@ -153,8 +155,9 @@ def generate_unsteered(
     """
     _validate(wrapper)
     reader = find_parts(wrapper).open_reader()
+    engine = Engine.of(wrapper, reader, generate_kwargs)
     no_direction = np.zeros(reader.language_model.hidden_size)
-    return Engine.of(wrapper, reader, generate_kwargs).generate(prompts, 0, no_direction, always())
+    return engine.generate(prompts, [0], no_direction, always())
 
 
 def find_refusals(

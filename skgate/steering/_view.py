@@ -63,19 +63,16 @@ class _Detachable:
 
 def open_view(
     reader: PromptReader,
-    layer: int,
     direction: npt.NDArray[np.float64],
     route_of_call: RouteOfCall,
     on_template_mismatch: str,
 ) -> Any:
-    """Make a view of a reader's model that is steered at one layer.
+    """Make a view of a reader's model that is steered at the deepest layer that is read.
 
     Parameters
     ----------
     reader : PromptReader
-        The model, how prompts are formatted, and the position that the gate reads.
-    layer : int
-        The block whose output is read and edited, 0-based.
+        The model, how prompts are formatted, and the layers and positions that the gate reads.
     direction : ndarray of shape (d,)
         The unit direction of the edits.
     route_of_call : callable
@@ -94,9 +91,10 @@ def open_view(
     Raises
     ------
     ValueError
-        If the position can't be found from token ids alone.
+        If a position can't be found from token ids alone.
     """
-    language_model, offset = reader.language_model, _offset(reader.position)
+    language_model = reader.language_model
+    offsets = [_offset(position) for position in reader.positions]
     model: Any = language_model.model
     inputs = InputCheck(reader, on_template_mismatch)
     state = SimpleNamespace(detached=False)
@@ -113,10 +111,11 @@ def open_view(
             eval_mode(language_model.backbone),
             steer_block(
                 language_model.stack,
-                language_model.blocks[layer],
+                language_model.blocks,
+                reader.layers,
                 torch.from_numpy(direction),
                 route,
-                offset=offset,
+                offsets=offsets,
                 width=None if tokens is None else tokens.shape[1],
                 generating=generating,
             ),
@@ -138,7 +137,7 @@ def open_view(
                     given["generation_config"] = kwargs["generation_config"] = own
                 check_decoding(model, given)
                 probe = reader.encode(PROBES[:1])[0]
-                check_generate(language_model, layer, probe, given.get("use_cache"))
+                check_generate(language_model, max(reader.layers), probe, given.get("use_cache"))
                 kwargs = {"disable_compile": True, **kwargs}
             with steering(given, generating):
                 return method(*args, **kwargs)

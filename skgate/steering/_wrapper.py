@@ -44,9 +44,9 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
 
     There is one ``generate`` call and no second forward pass. While the model reads a prompt, the
     gate reads the activation of the final prompt token at its layer and decides once. From then on
-    the residual stream is edited at that layer. For a harmful prompt it is moved along the harm
-    direction, which makes the model refuse. For a harmless one its component along that direction
-    is removed, which makes the model answer.
+    the residual stream is edited at that layer, the deepest one if the gate reads several. For a
+    harmful prompt it is moved along the harm direction, which makes the model refuse. For a
+    harmless one its component along that direction is removed, which makes the model answer.
 
     Parameters
     ----------
@@ -97,7 +97,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     Notes
     -----
     Let ``v`` be the gate's ``direction_`` and ``h`` the output of the block at the gate's layer.
-    The edits are [1]_::
+    If the gate reads several layers, this is the deepest one. If it also reads several positions,
+    ``v`` is learned at "last" or else at the first position. The edits are [1]_::
 
         harmful:   h <- h + lambda * projection_gap_ * v   at the final prompt token and after
         harmless:  h <- h - (h . v) v                      at every token
@@ -378,8 +379,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         ------
         ValueError
             If model, tokenizer, template, layer or position differ from those that the gate was
-            fitted on; if the gate reads several layers or has no positive ``projection_gap_``; or
-            if an argument of ``generate`` asks for a way of decoding that can't be steered.
+            fitted on; if the gate has no positive ``projection_gap_``; or if an argument of
+            ``generate`` asks for a way of decoding that can't be steered.
         RuntimeError
             If the model runs in a way that can't be steered, as compiled models do.
 
@@ -395,9 +396,9 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         items, languages = parts.split(prompts, language)
         router = self._router(parts, languages, len(items))
         reader = parts.open_reader()
-        layer = parts.check_gate(reader)
+        direction = parts.check_gate(reader)
         engine = Engine.of(self, reader, generate_kwargs)
-        replies = engine.generate(items, layer, router.direction, router.route)
+        replies = engine.generate(items, reader.layers, direction, router.route)
         if return_decisions or self.on_harmful or self.on_harmless:
             router.warn_unseen()
         return (replies, router.decisions(find_index(prompts))) if return_decisions else replies
@@ -454,7 +455,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
             If the gate is not fitted.
         ValueError
             If model, tokenizer, template, layer or position differ from those that the gate was
-            fitted on, or if the position can't be found from token ids alone. The view raises one
+            fitted on, or if a position can't be found from token ids alone. The view raises one
             for prompts in another format, for padding without an ``attention_mask``, and for a
             batch that does not have one language per prompt.
         RuntimeError
@@ -505,9 +506,9 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         given = None if languages is None else np.atleast_1d(np.asarray(languages, dtype=object))
         router = self._router(parts, given, 0)
         reader = parts.open_reader()
-        layer = parts.check_gate(reader, full=True)
+        direction = parts.check_gate(reader, full=True)
         route_of_call = route_calls(router, languages, on_decision)
-        return open_view(reader, layer, router.direction, route_of_call, on_template_mismatch)
+        return open_view(reader, direction, route_of_call, on_template_mismatch)
 
     @fill_docstring
     def score(self, X: Any, y: Any, language: Any = None) -> float:

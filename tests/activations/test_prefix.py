@@ -20,7 +20,7 @@ from skgate.model._rope import length_boundaries
 from skgate.model._trials import forget_trials, trial_result
 
 CAUSAL = ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox", "gpt_neo", "opt", "mpt", "bloom", "phi3"]
-POSITIONS = ["last", "instruction", "mean", -1, -3]
+POSITIONS = ["last", "instruction", "mean", -1, -3, ["mean", "last"], ["last", "instruction", -2]]
 SYSTEM = "please stop it now the cat sat on the mat"
 MANY = [f"{prompt} {word}" for prompt in PROMPTS for word in WORDS[:2]]
 
@@ -69,7 +69,7 @@ def assert_equal_alone(transformer):
 
 
 @pytest.mark.parametrize("architecture", CAUSAL)
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", POSITIONS, ids=str)
 def test_equals_every_prompt_on_its_own(architecture, position, tokenizer, capsys, count_tokens):
     model = make_model(architecture)
     transformer = make(model, tokenizer, position=position)
@@ -84,7 +84,7 @@ def test_equals_every_prompt_on_its_own(architecture, position, tokenizer, capsy
 
 
 def test_the_rest_of_a_call_changes_nothing(model, tokenizer):
-    transformer = make(model, tokenizer, position="mean")
+    transformer = make(model, tokenizer, position=["last", "mean"])
     conversation = [{"role": "system", "content": "knock"}, {"role": "user", "content": "egg"}]
     expected = transformer.transform(MANY)
     close(transformer.transform([*MANY, conversation])[:-1], expected)
@@ -143,11 +143,12 @@ def test_batches_have_room_for_what_is_reused():
 
 def test_a_token_that_is_read_is_never_in_the_prefix(tokenizer):
     ids = [np.array([1, 2, 3, 4, 5]), np.array([1, 2, 3, 4, 5, 6])]
-    assert shared_length([Request(i, len(i) - 1) for i in ids]) == 4
-    assert shared_length([Request(i, 2) for i in ids]) == 2
-    assert shared_length([Request(i, None) for i in ids]) == 4
-    assert shared_length([Request(i, len(i) - 1) for i in (*ids, np.array([1, 300, 2]))]) == 1
-    assert shared_length([Request(ids[0], 4)]) == 4
+    assert shared_length([Request(i, (len(i) - 1,)) for i in ids]) == 4
+    assert shared_length([Request(i, (2,)) for i in ids]) == 2
+    assert shared_length([Request(i, (None,)) for i in ids]) == 4
+    assert shared_length([Request(i, (None, len(i) - 1, 3)) for i in ids]) == 3
+    assert shared_length([Request(i, (len(i) - 1,)) for i in (*ids, np.array([1, 300, 2]))]) == 1
+    assert shared_length([Request(ids[0], (4,))]) == 4
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS[:1], [[{"role": "user", "content": "egg"}]], PROMPTS])

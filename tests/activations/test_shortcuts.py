@@ -56,7 +56,7 @@ def close(actual, expected):
 
 @pytest.mark.parametrize("architecture", NARROWED)
 @pytest.mark.parametrize("system_prompt", [None, " ".join(WORDS[:12])])
-@pytest.mark.parametrize("position", ["last", "instruction", -3])
+@pytest.mark.parametrize("position", ["last", ["instruction"], -3])
 def test_equals_every_prompt_on_its_own(
     architecture, system_prompt, position, tokenizer, capsys, count_rows
 ):
@@ -132,11 +132,14 @@ def test_tried_on_prompts_that_take_the_same_rotary_frequencies(tokenizer, capsy
 # Where it can't be done
 
 
-def test_the_mean_needs_every_token(model, tokenizer, count_rows):
+@pytest.mark.parametrize("position", ["mean", ["mean", "last"], ["last", -3]])
+def test_the_mean_and_several_tokens_need_every_token(model, tokenizer, position, count_rows):
     make(model, tokenizer).transform(MANY)
     shapes = count_rows(model.model.layers[1])
-    make(model, tokenizer, position="mean").transform(MANY)
+    transformer = make(model, tokenizer, position=position)
+    together = transformer.transform(MANY)
     assert min(width for _, width in shapes) > 1
+    close(together, [transformer.transform([prompt])[0] for prompt in MANY])
 
 
 @pytest.mark.parametrize(

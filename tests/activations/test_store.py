@@ -543,6 +543,7 @@ def test_a_transformer_takes_a_folder_or_a_store(model, tokenizer, tmp_path, kin
         (torch.float16, "instruction", 2),
         (torch.float32, "last", 4),
         (torch.bfloat16, "mean", 4),
+        (torch.bfloat16, ["mean", "last"], 4 + 2),
     ],
 )
 def test_rows_take_the_bytes_of_the_models_dtype(tokenizer, store, dtype, position, size):
@@ -552,7 +553,9 @@ def test_rows_take_the_bytes_of_the_models_dtype(tokenizer, store, dtype, positi
     )
     expected = transformer.transform(PROMPTS)
     np.testing.assert_array_equal(transformer.transform(PROMPTS), expected)
-    assert store.info().n_bytes == 5 * (16 * size + 20)
+    n_rows = 5 * len(np.atleast_1d(position))
+    assert store.info().n_rows == n_rows
+    assert store.info().n_bytes == 5 * 16 * size + 20 * n_rows
 
 
 def test_another_process_finds_the_rows_whatever_the_models_path(counter, pool, tmp_path):
@@ -643,11 +646,12 @@ def test_changed_weights_are_another_namespace(model, tokenizer, store):
     assert store.info().namespaces["n_rows"].tolist() == [5, 5]
 
 
-def test_four_processes_extract_overlapping_prompts(counter, pool):
+@pytest.mark.parametrize("position", ["mean", ["last", "mean"]], ids=str)
+def test_four_processes_extract_overlapping_prompts(counter, pool, position):
     prompts = [f"{a} {b} {c}" for a in WORDS[:6] for b in WORDS[6:12] for c in WORDS[12:16]]
     model, store = counter.model, counter.store
     # the mean takes no shortcut whose trial would run two prompts more, once per process
-    arguments = {"model": model, "layer": [1, 2], "position": "mean"}
+    arguments = {"model": model, "layer": [1, 2], "position": position}
     arguments |= {"batch_tokens": 64, "store": store}
     counting.slow_down(model, 0.02)
     done = [pool.submit(counting.extract, arguments, prompts, shuffled=seed) for seed in range(4)]
@@ -656,13 +660,24 @@ def test_four_processes_extract_overlapping_prompts(counter, pool):
     forwarded = Counter(counting.forwarded(model))
     assert len(forwarded) == len(wanted)
     assert set(forwarded.values()) == {1}
-    assert store.info().n_rows == 2 * len(wanted)
+    assert store.info().n_rows == 2 * len(np.atleast_1d(position)) * len(wanted)
     arguments |= {"store": False}
     reference = ActivationTransformer(**arguments).transform(prompts)
     expected = dict(zip(prompts, reference, strict=True))
     for found, rows in results:
         right = [expected[prompt] for prompt in found]
         np.testing.assert_allclose(rows, right, rtol=1e-4, atol=1e-5)
+
+
+def test_a_store_serves_positions_alone_and_in_lists(counter):
+    means = counter.set_params(position="mean").transform(PROMPTS)
+    both = counter.set_params(position=["last", "mean"]).transform(PROMPTS)
+    assert len(counting.forwarded(counter.model)) == 2 * len(PROMPTS)
+    np.testing.assert_array_equal(both[:, 16:], means)
+    memory_cache.clear()
+    last = counter.set_params(position="last").transform(PROMPTS)
+    np.testing.assert_array_equal(last, both[:, :16])
+    assert len(counting.forwarded(counter.model)) == 2 * len(PROMPTS)
 
 
 def test_a_killed_process_blocks_nobody(counter):

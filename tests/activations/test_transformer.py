@@ -15,6 +15,7 @@ from sklearn.base import clone
 from tiny import CHAT_TEMPLATE, PROMPTS, WORDS, make_model
 
 from skgate import ActivationTransformer
+from skgate.model._prompts import Request
 
 ARCHITECTURES = ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox", "opt", "bert"]
 
@@ -245,6 +246,33 @@ def test_position_mean_and_negative(model, tokenizer):
     close(transformer.set_params(position=-3).transform(PROMPTS)[1], expected[1][0, -3])
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_several_positions_are_side_by_side(architecture, tokenizer):
+    """For each layer in the order given, each position in the order given."""
+    params = {"tokenizer": tokenizer, "store": False}
+    one = ActivationTransformer(make_model(architecture), layer=0, **params)
+    layers, positions = [2, 0], ["mean", -2, "last", "instruction"]
+    together = clone(one).set_params(layer=layers, position=positions).transform(PROMPTS)
+    alone = [
+        one.set_params(layer=layer, position=position).transform(PROMPTS)
+        for layer in layers
+        for position in positions
+    ]
+    close(together, np.concatenate(alone, axis=1))
+
+
+def test_a_list_of_one_position_is_that_position(transformer):
+    expected, source = transformer.transform(PROMPTS), transformer.activation_source()
+    for same in (["last"], ("last",), [-1], np.array(["last"]), -1):
+        transformer.set_params(position=same)
+        np.testing.assert_array_equal(transformer.transform(PROMPTS), expected)
+        assert transformer.activation_source() == source
+    assert source.position == "last"
+    several = transformer.set_params(position=["mean", -1]).activation_source()
+    assert several.position == ("mean", "last")
+    assert source.describe_change(several) == "position=('mean', 'last') instead of 'last'"
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_models_give_float32(tokenizer, dtype):
     model = make_model("llama")
@@ -342,6 +370,26 @@ def test_cache_layers(model, transformer, count_prompts):
     assert n_forwarded() == 10
     transformer.set_params(layer=2).transform(PROMPTS)
     assert n_forwarded() == 15
+
+
+def test_positions_are_cached_one_by_one(model, transformer, count_prompts):
+    n_forwarded = count_prompts(model.model)
+    last = transformer.transform(PROMPTS)
+    both = transformer.set_params(position=["mean", "last"]).transform(PROMPTS[:3])
+    assert n_forwarded() == 5 + 3  # the means are missing
+    close(both[:, 16:], last[:3])
+    again = transformer.set_params(position=["last", "mean"]).transform(PROMPTS[:3])
+    np.testing.assert_array_equal(again, np.roll(both, 16, axis=1))
+    mean = transformer.set_params(position="mean").transform(PROMPTS[:3])
+    np.testing.assert_array_equal(mean, both[:, :16])
+    assert n_forwarded() == 5 + 3
+
+
+def test_keys_of_the_cache_stay_the_same():
+    """Those of stores on disk, which older versions wrote."""
+    last, mean = "6e3a6bf056dbe0f967fd0d7c086c7a7c", "97d6249a4cb693d129417ecbae8281c6"
+    request = Request(np.array([1, 2, 3]), (2, None))
+    assert [key.hex() for key in request.keys] == [last, mean]
 
 
 def change_weight(model, transformer):
@@ -516,6 +564,9 @@ def test_feature_names_and_set_output(transformer):
     assert list(frame.columns) == list(names)
     assert list(frame.index) == list("abcde")
     assert isinstance(clone(transformer).transform(PROMPTS), pd.DataFrame)
+    transformer.set_params(layer=2, position=["mean", "last", -2])
+    names = [f"layer2_{position}_0007" for position in ("mean", "last", "-2")]
+    assert transformer.get_feature_names_out()[7::16].tolist() == names
 
 
 def test_clone_and_deepcopy_share_the_live_model(model, transformer, monkeypatch):
@@ -619,6 +670,14 @@ def test_bad_prompts(transformer, X, message):
         ({"cache_layers": [9]}, "Got cache_layers=9, expected an integer"),
         ({"position": "first"}, "'position' parameter"),
         ({"position": 0}, "'position' parameter"),
+        ({"position": ["last", "first"]}, "Got position='first', expected 'last', 'instruction', "),
+        ({"position": ["last", 0]}, "Got position=0, expected .* or a negative integer"),
+        ({"position": ["last", -1]}, r"Got position=\['last', -1\], which names a position twice"),
+        ({"position": []}, r"Got position=\[\], expected at least one of 'last'"),
+        (
+            {"position": ["last", -50]},
+            r"X\[0\] has 7 tokens, expected at least 50 for position=-50",
+        ),
         ({"position": -50}, r"X\[0\] has 7 tokens, expected at least 50 for position=-50"),
         ({"batch_tokens": 0}, "'batch_tokens' parameter"),
         ({"store": True}, "'store' parameter"),

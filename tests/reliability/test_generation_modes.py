@@ -15,12 +15,12 @@ from bare import (
     LANGUAGE,
     PROMPTS,
     Y,
-    bare_activations,
     bare_ids,
+    bare_row,
     find_blocks,
     let_harmful_words_share,
 )
-from shifted import pooled_gate
+from shifted import pooled_gate, steered_part
 from sklearn.pipeline import make_pipeline
 from tiny import make_model
 
@@ -36,9 +36,9 @@ def model(tokenizer):
     return let_harmful_words_share(make_model("llama"), tokenizer)
 
 
-def fit(model, tokenizer, generate_kwargs=GREEDY, strength=STRENGTH, **params):
+def fit(model, tokenizer, generate_kwargs=GREEDY, strength=STRENGTH, layer=LAYER, **params):
     """A fitted wrapper; ``params`` are those of the ActivationTransformer."""
-    reader = ActivationTransformer(model, tokenizer=tokenizer, layer=LAYER, **params)
+    reader = ActivationTransformer(model, tokenizer=tokenizer, layer=layer, **params)
     pipeline = make_pipeline(reader, pooled_gate(calibration="threshold"))
     wrapper = SteeringWrapper(pipeline, strength=strength, generate_kwargs=generate_kwargs)
     return wrapper.fit(PROMPTS, Y, language=LANGUAGE)
@@ -55,9 +55,9 @@ def two_passes(model, wrapper, ids, cached=True):
 
     ``cached`` says whether the passes after the first one cover one token or all.
     """
-    gate = wrapper.gate_[-1]
-    score = gate.harm_score(bare_activations(model, ids, LAYER)[None])[0]
-    v = torch.tensor(gate.direction_, dtype=torch.float32)
+    gate, reader = wrapper.gate_[-1], wrapper.gate_[0]
+    score = gate.harm_score(bare_row(model, ids, reader.activation_source())[None])[0]
+    v = torch.tensor(steered_part(gate), dtype=torch.float32)
     alpha, seen = wrapper.strength * gate.projection_gap_, [0]
 
     def edit(module, args, output):
@@ -72,7 +72,7 @@ def two_passes(model, wrapper, ids, cached=True):
                     row[column] = h + alpha * v
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    handle = find_blocks(model)[LAYER].register_forward_hook(edit)
+    handle = find_blocks(model)[max(np.atleast_1d(reader.layer))].register_forward_hook(edit)
     try:
         with torch.no_grad():
             yield score
@@ -100,6 +100,9 @@ def check(model, tokenizer, wrapper, prompts=FEW, template=None, **options):
         replies, decisions = wrapper.generate([prompt], return_decisions=True, **options)
         assert np.atleast_1d(replies[0]).tolist() == expected
         np.testing.assert_allclose(decisions["harm_score"][0], score, rtol=1e-3, atol=1e-3)
+        scores.append(score)
+        if "instruction" in np.atleast_1d(wrapper.gate_[0].position):
+            continue  # (views refuse it)
         with wrapper.attach() as steered:
             torch.manual_seed(0)
             out = steered.generate(
@@ -107,7 +110,6 @@ def check(model, tokenizer, wrapper, prompts=FEW, template=None, **options):
             )
         texts = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
         assert texts == expected
-        scores.append(score)
     assert min(scores) < 0 < max(scores)
 
 
@@ -142,6 +144,40 @@ def test_equals_two_bare_passes(architecture, mode, tokenizer):
     wrapper = fit(model, tokenizer)
     check(model, tokenizer, wrapper, **MODES[mode])
     assert count(model, wrapper, FEW) > 0
+
+
+PLACES = [
+    (1, "mean"),
+    (1, ["last", "mean"]),
+    (1, ["instruction", "last"]),
+    ([1, 3], "last"),
+    ([1, 3], ["mean", "last"]),
+    ([3, 1], ["last", "instruction", "mean"]),
+]
+FEW_MODES = ["greedy", "several return sequences", "beams, several return sequences", "no cache"]
+
+
+@pytest.mark.parametrize("mode", FEW_MODES)
+@pytest.mark.parametrize(("layer", "position"), PLACES, ids=str)
+def test_gates_that_read_other_places_equal_bare_passes(layer, position, mode, model, tokenizer):
+    """A bare pass for each place decides; the deepest layer is steered."""
+    wrapper = fit(model, tokenizer, layer=layer, position=position)
+    check(model, tokenizer, wrapper, **MODES[mode])
+    assert count(model, wrapper, FEW, **MODES[mode]) > 0
+
+
+@pytest.mark.parametrize(("layer", "position"), PLACES, ids=str)
+def test_gates_that_read_other_places_decide_about_a_batch(layer, position, model, tokenizer):
+    """Prompts of different length share it, padded."""
+    wrapper = fit(model, tokenizer, layer=layer, position=position)
+    alone = [wrapper.generate([prompt])[0] for prompt in FEW]
+    assert wrapper.generate(FEW) == alone
+    if "instruction" in position:
+        return  # (views refuse it)
+    batch = pad([bare_ids(tokenizer, prompt) for prompt in FEW], "left")
+    with wrapper.attach() as steered:
+        out = steered.generate(**batch, **OPTIONS)[:, batch["input_ids"].shape[1] :]
+    assert tokenizer.batch_decode(out, skip_special_tokens=True) == alone
 
 
 @pytest.mark.parametrize("mode", [m for m in MODES if "do_sample" not in MODES[m]])
@@ -254,9 +290,10 @@ def test_inputs_embeds(options, model, tokenizer, wrapper):
         assert tokenizer.batch_decode(out, skip_special_tokens=True) == expected
 
 
-def test_a_position_that_a_static_cache_hides_is_refused(model, tokenizer):
+@pytest.mark.parametrize("position", [-3, ["last", "mean"]], ids=str)
+def test_a_position_that_a_static_cache_hides_is_refused(model, tokenizer, position):
     """Its mask does not say where a prompt begins, so -3 may be padding."""
-    wrapper = fit(model, tokenizer, position=-3)
+    wrapper = fit(model, tokenizer, position=position)
     batch = pad([bare_ids(tokenizer, prompt) for prompt in FEW], "left")
     with wrapper.attach() as steered:
         steered.generate(**batch, **OPTIONS)

@@ -105,7 +105,7 @@ def test_left_padding_is_tried_in_every_dtype_and_up_to_the_reply(model, tokeniz
         return output + 0.02 * output.mean(1, keepdim=True) if self is third else output
 
     monkeypatch.setattr(type(third), "forward", leaking)
-    long, short = (Request(np.arange(1, n), n - 2) for n in (9, 5))
+    long, short = (Request(np.arange(1, n), (n - 2,)) for n in (9, 5))
 
     def is_exact(layer):
         reader = open_reader(ActivationTransformer(model, tokenizer=tokenizer, layer=layer))
@@ -204,6 +204,19 @@ def test_a_model_whose_hooks_do_not_fire_is_refused(wrapper, model, monkeypatch)
     block = model.model.layers[1]
     monkeypatch.setattr(type(block), "__call__", type(block).forward)
     with pytest.raises(RuntimeError, match="hooks of the steered block never fired"):
+        wrapper.generate(MIXED)
+
+
+def test_a_block_that_is_read_but_whose_hooks_do_not_fire_is_refused(model, tokenizer):
+    """One block alone is compiled: call its forward directly, past the hooks."""
+    wrapper = make_wrapper(model, tokenizer, layer=[0, 1]).fit(PROMPTS, Y)
+
+    class Unhooked(type(model.model.layers[0])):
+        __call__ = type(model.model.layers[0]).forward
+
+    model.model.layers[0].__class__ = Unhooked
+    wrapper.gate_[-1].activation_source_ = None  # (another class is another source)
+    with pytest.raises(RuntimeError, match=r"hooks of the blocks \[0\], .* never fired"):
         wrapper.generate(MIXED)
 
 

@@ -61,10 +61,12 @@ def test_a_scaling_column_transformer_is_refused(model, tokenizer):
         wrapper.fit(pd.DataFrame({"prompt": PROMPTS}), Y)
 
 
-def test_several_layers_are_refused(model, tokenizer):
-    wrapper = make_wrapper(model, tokenizer, layer=[1, 2]).fit(PROMPTS, Y)
-    with pytest.raises(ValueError, match=r"means the layers \[1, 2\], expected a single layer"):
-        wrapper.generate(MIXED)
+def test_gates_fitted_on_other_columns_are_refused(wrapper):
+    message = "fitted on 16 features, expected .* 32 activations .* 16 at each of 2 places"
+    for more in ({"layer": [1, 2]}, {"layer": 1, "position": ["last", "mean"]}):
+        wrapper.gate_[0].set_params(**more)
+        with pytest.raises(ValueError, match=message):
+            wrapper.generate(MIXED)
 
 
 def test_models_that_cannot_generate_are_refused(model, tokenizer):
@@ -92,6 +94,7 @@ def test_another_tokenizer_is_refused(wrapper, tokenizer):
     [
         ({"layer": 2}, r"layer=\(2,\) instead of \(1,\)"),
         ({"position": "mean"}, "position='mean' instead of 'last'"),
+        ({"position": ["mean"]}, "position='mean' instead of 'last'"),
         ({"system_prompt": "please"}, "template="),
         ({"model": "other"}, "weights="),
     ],

@@ -7,19 +7,22 @@ import pytest
 from steered import GREEDY, LANGUAGE, PROMPTS, Words, Y, make_wrapper, slow_way
 
 
-def test_select_layer_ablates_one_layer_at_a_time(wrapper, model, tokenizer):
-    wrapper.set_params(judge=Words("then"))
+@pytest.mark.parametrize("position", ["last", ["mean", "last"]], ids=str)
+def test_select_layer_ablates_one_layer_at_a_time(model, tokenizer, position):
+    wrapper = make_wrapper(model, tokenizer, position=position, judge=Words("then"))
     table = wrapper.select_layer(PROMPTS, Y, PROMPTS[20:], language=LANGUAGE)
     assert table["layer"].tolist() == [0, 1, 2, 3]
     for layer, rate in zip(table["layer"], table["refusal_rate"], strict=True):
-        other = make_wrapper(model, tokenizer, layer=layer).fit(PROMPTS, Y, language=LANGUAGE)
+        other = make_wrapper(model, tokenizer, layer, position).fit(PROMPTS, Y, language=LANGUAGE)
         all_harmless = np.zeros(10, dtype=bool)
         _, replies = slow_way(other, tokenizer, PROMPTS[20:], harmful=all_harmless, **GREEDY)
         assert rate == np.mean(["then" in reply for reply in replies])
 
 
-def test_select_strength_steers_everything(wrapper):
-    wrapper.set_params(judge=Words("then"))
+@pytest.mark.parametrize(("layer", "position"), [(1, "last"), ([3, 1], ["mean", "last"])])
+def test_select_strength_steers_everything(model, tokenizer, layer, position):
+    wrapper = make_wrapper(model, tokenizer, layer, position, strength=2.0)
+    wrapper.fit(PROMPTS, Y, language=LANGUAGE).set_params(judge=Words("then"))
     table = wrapper.select_strength(PROMPTS, language=LANGUAGE, strengths=[0.0, 1.0])
     assert list(table) == ["strength", "language", "refusal_rate"]
     assert len(table) == 6

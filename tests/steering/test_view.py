@@ -173,9 +173,10 @@ def test_a_positional_generation_config_is_checked_too(wrapper, chunk):
 
 
 def test_attach_needs_a_position_that_token_ids_tell(model, tokenizer):
-    other = make_wrapper(model, tokenizer, position="instruction").fit(PROMPTS, Y)
-    with pytest.raises(ValueError, match=r"position='instruction' .*can't be found"):
-        other.attach()
+    for position in ("instruction", ["last", "instruction"]):
+        other = make_wrapper(model, tokenizer, position=position).fit(PROMPTS, Y)
+        with pytest.raises(ValueError, match=r"position='instruction' .*can't be found"):
+            other.attach()
 
 
 def test_a_view_goes_on_until_it_is_detached(wrapper, model, tokenizer):
@@ -244,7 +245,11 @@ def test_each_row_has_its_language(model, tokenizer):
     assert (scores.std(axis=0) > 0.1).all()  # the language makes a difference
 
 
-def test_decisions_are_told_as_generate_returns_them(wrapper, tokenizer):
+@pytest.mark.parametrize("layer", [1, [3, 1]], ids=str)
+@pytest.mark.parametrize("position", ["last", ["mean", "last", -2]], ids=str)
+def test_decisions_are_told_as_generate_returns_them(model, tokenizer, layer, position):
+    wrapper = make_wrapper(model, tokenizer, layer, position, strength=2.0)
+    wrapper.fit(PROMPTS, Y, language=LANGUAGE)
     _, expected = wrapper.generate(MIXED, return_decisions=True)
     inputs, logged = apply_template(tokenizer, MIXED), []
     with wrapper.attach(on_decision=logged.append) as steered, torch.no_grad():

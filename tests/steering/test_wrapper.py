@@ -132,13 +132,18 @@ def test_the_edit_is_the_formula_at_the_right_positions(wrapper, model, tokenize
                 assert (later[row] @ v).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("position", ["mean", "instruction", -2])
-def test_gates_at_other_positions(model, tokenizer, position):
-    wrapper = make_wrapper(model, tokenizer, position=position).fit(PROMPTS, Y)
-    replies, decisions = wrapper.generate(MIXED, return_decisions=True, num_beams=2)
-    assert len(replies) == len(MIXED)
-    scores = wrapper.gate_[-1].harm_score(wrapper.gate_[0].transform(MIXED))
+@pytest.mark.parametrize("layer", [1, [1, 3], [3, 1]], ids=str)
+@pytest.mark.parametrize(
+    "position", ["mean", "instruction", -2, ["mean", "last"], ["instruction", "last"]], ids=str
+)
+def test_gates_at_other_places(model, tokenizer, layer, position):
+    wrapper = make_wrapper(model, tokenizer, layer, position, strength=2.0)
+    wrapper.fit(PROMPTS, Y, language=LANGUAGE)
+    options = {**GREEDY, "num_beams": 2, "num_return_sequences": 2}
+    replies, decisions = wrapper.generate(MIXED, return_decisions=True, **options)
+    scores, expected = slow_way(wrapper, tokenizer, MIXED, **options)
     np.testing.assert_allclose(decisions["harm_score"], scores, atol=1e-4)
+    assert replies == expected
 
 
 def test_half_precision_edits_to_rounding(tokenizer):
