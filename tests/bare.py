@@ -24,8 +24,11 @@ def bare_ids(tokenizer, prompt, **kwargs):
     return encoded["input_ids"]
 
 
-def bare_activations(model, ids, layer, blocks=None, position=-1):
-    """What a block gives for one prompt at ``position``, or the mean, by a hook of its own."""
+def bare_activations(model, ids, layer, blocks=None, position=None):
+    """What a block gives for one prompt at ``position``, or the mean, by a hook of its own.
+
+    At no position in particular: at those that are read by default, side by side.
+    """
     seen = []
 
     def look(module, args, output):
@@ -38,8 +41,11 @@ def bare_activations(model, ids, layer, blocks=None, position=-1):
     finally:
         handle.remove()
     (hidden,) = seen
-    row = hidden[0].mean(dim=0) if position == "mean" else hidden[0, position]
-    return row.float().numpy()
+    rows = [
+        hidden[0].float().mean(dim=0) if one == "mean" else hidden[0, one].float()
+        for one in ([-1, "mean"] if position is None else [position])
+    ]
+    return torch.cat(rows).numpy()
 
 
 def bare_row(model, ids, source):

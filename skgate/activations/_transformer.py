@@ -59,7 +59,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
     layer : int, list of int or "all"
         Blocks whose output is read, before the final norm. They are counted from 0; negative
         numbers count from the end.
-    position : {"last", "instruction", "mean"}, negative int, or list of these, default="last"
+    position : str, int or list of these, default=("last", "mean")
         Token to read, or several in one forward pass. "last" is the last token of the formatted
         prompt, after the generation prompt (``t_post_inst`` in [1]_). "instruction" is the last
         token of the user's last message (``t_inst``). "mean" averages over all tokens of the
@@ -207,7 +207,7 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         model: Any,
         *,
         layer: int | Sequence[int] | str,
-        position: str | int | Sequence[str | int] = "last",
+        position: str | int | Sequence[str | int] = ("last", "mean"),
         tokenizer: Any = None,
         chat_template: bool = True,
         system_prompt: str | None = None,

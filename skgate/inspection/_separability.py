@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from numpy.typing import ArrayLike
+from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
@@ -132,7 +133,7 @@ class SeparabilityDisplay(PanelDisplay):
         ----------
         estimator : ActivationTransformer, Pipeline, mapping of str to such, or list of them
             Transformers of one or several layers, or Pipelines that begin with one; only the
-            transformer is used.
+            transformer is used. Of several positions, the one at which a model is steered is read.
         X_train : list, Series or array of length n_train
             Prompts to learn each layer's direction from.
         y_train : array-like of shape (n_train,)
@@ -184,7 +185,10 @@ default=None
         scores, layers = {}, {}
         for name, one in by_name(estimator).items():
             reader = _find_reader(one)
-            layers[name] = list(reader.activation_source().layer)
+            source = reader.activation_source()
+            layers[name] = list(source.layer)
+            _, position = source.places[source.steered_place]
+            reader = clone(reader).set_params(position=position)
             columns = [
                 _project(rows, harmful[is_source], new)
                 for rows, new in zip(

@@ -242,6 +242,9 @@ def assemble(params: BuildParams) -> BaseEstimator:
     reader = ActivationTransformer(
         given["model"], tokenizer=given["tokenizer"], layer=given["layer"]
     )
+    source = getattr(inner, "activation_source_", None)
+    if source is not None:
+        reader.set_params(position=source.position)
     return make_pipeline(reader, gate)
 
 
@@ -278,9 +281,20 @@ def steered_part(
     -------
     direction : ndarray of shape (d,)
         The unit direction in the residual stream of the steered layer.
+
+    Raises
+    ------
+    ValueError
+        If the gate's direction is not 0 at the other places.
     """
     d = len(gate.direction_) // len(places)
     start = d * find_steered_place(places)
+    if gate.direction_[:start].any() or gate.direction_[start + d :].any():
+        raise ValueError(
+            f"Got a gate fitted on activations of {len(places)} places without knowing so, whose "
+            "direction_ is not that of one place, expected one fitted on what the "
+            "ActivationTransformer returned, or with fit(..., activation_source=)."
+        )
     return gate.direction_[start : start + d]
 
 

@@ -54,7 +54,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         Decides which prompts are harmful. A Pipeline consists of an
         :class:`ActivationTransformer` (alone, or in a ColumnTransformer beside the language) and a
         :class:`LatentGate`; the transformer defines model, layer, position and template. A
-        LatentGate alone needs ``model`` and ``layer``. With a fitted gate, ``fit`` is not needed.
+        LatentGate alone needs ``model`` and ``layer``, and is given the position that it was fitted
+        on, if it is fitted. With a fitted gate, ``fit`` is not needed.
     model : str, path, PreTrainedModel or None, default=None
         The model, if ``gate`` is a LatentGate alone, as in :class:`ActivationTransformer`. The
         transformer's other parameters then have their defaults. ``clone`` shares a live model and

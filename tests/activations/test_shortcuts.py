@@ -38,7 +38,7 @@ def count_rows(monkeypatch):
 
 
 def make(model, tokenizer, **params):
-    params = {"layer": 1, "store": False, "verbose": True, **params}
+    params = {"layer": 1, "position": "last", "store": False, "verbose": True, **params}
     return ActivationTransformer(model, tokenizer=tokenizer, **params)
 
 

@@ -524,7 +524,7 @@ def test_bad_paths(path):
 
 @pytest.mark.parametrize("kind", [str, Path, ActivationStore])
 def test_a_transformer_takes_a_folder_or_a_store(model, tokenizer, tmp_path, kind):
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=[1, 3])
+    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=[1, 3], position="last")
     expected = transformer.transform(PROMPTS)
     memory_cache.clear()
     stored = clone(transformer).set_params(store=kind(tmp_path / "store"))
@@ -612,7 +612,7 @@ def test_an_interrupted_extraction_resumes_where_it_stopped(model, tokenizer, st
         return forward(self, *args, **kwargs)
 
     transformer = ActivationTransformer(
-        model, tokenizer=tokenizer, layer=1, batch_tokens=1, store=store
+        model, tokenizer=tokenizer, layer=1, batch_tokens=1, store=store, position="last"
     )
     with monkeypatch.context() as patched:
         patched.setattr(type(model.model), "forward", failing)
@@ -627,7 +627,9 @@ def test_an_interrupted_extraction_resumes_where_it_stopped(model, tokenizer, st
 
 
 def test_the_store_is_bypassed_while_the_model_is_edited(model, tokenizer, store):
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=2, store=store)
+    transformer = ActivationTransformer(
+        model, tokenizer=tokenizer, layer=2, store=store, position="last"
+    )
     plain = transformer.transform(PROMPTS)
     handle = model.model.layers[0].register_forward_hook(lambda module, args, out: 2 * out)
     assert not np.allclose(transformer.transform(PROMPTS), plain)
@@ -638,7 +640,9 @@ def test_the_store_is_bypassed_while_the_model_is_edited(model, tokenizer, store
 
 
 def test_changed_weights_are_another_namespace(model, tokenizer, store):
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=2, store=store)
+    transformer = ActivationTransformer(
+        model, tokenizer=tokenizer, layer=2, store=store, position="last"
+    )
     plain = transformer.transform(PROMPTS)
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight[0, 0] += 1
@@ -714,7 +718,9 @@ def test_parallel_grid_search_forwards_each_distinct_prompt_once(counter):
 
 
 def test_the_memory_cache_says_what_it_would_need(model, tokenizer, monkeypatch, tmp_path, capsys):
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=2, cache_layers="all")
+    transformer = ActivationTransformer(
+        model, tokenizer=tokenizer, layer=2, cache_layers="all", position="last"
+    )
     transformer.transform(PROMPTS)  # no warning
     memory_cache.clear()
     assert "GiB" not in capsys.readouterr().err

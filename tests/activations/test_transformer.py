@@ -22,7 +22,7 @@ ARCHITECTURES = ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox", "opt", "bert"]
 
 @pytest.fixture
 def transformer(model, tokenizer):
-    return ActivationTransformer(model, tokenizer=tokenizer, layer=2)
+    return ActivationTransformer(model, tokenizer=tokenizer, layer=2, position="last")
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def close(actual, expected):
 def test_equals_the_hidden_states_of_a_plain_forward(architecture, tokenizer):
     model = make_model(architecture)
     transformer = ActivationTransformer(
-        model, tokenizer=tokenizer, layer="all", chat_template=False, store=False
+        model, tokenizer=tokenizer, layer="all", chat_template=False, store=False, position="last"
     )
     rows = transformer.transform(PROMPTS).reshape(len(PROMPTS), 4, 16)
     for i, prompt in enumerate(PROMPTS):
@@ -94,7 +94,7 @@ def test_independent_of_batch_neighbours_and_padding_side(architecture, padding_
     tokenizer.padding_side = padding_side
     model = make_model(architecture)
     transformer = ActivationTransformer(
-        model, tokenizer=tokenizer, layer="all", chat_template=False, store=False
+        model, tokenizer=tokenizer, layer="all", chat_template=False, store=False, position="last"
     )
     together = transformer.transform(PROMPTS)
     for i, prompt in enumerate(PROMPTS):
@@ -109,7 +109,9 @@ def test_independent_of_neighbours_that_take_other_rotary_frequencies(tokenizer)
     prompts = [
         " ".join((WORDS * 2)[:n]) for n in (5, 29, 31, 32, 40)
     ]  # and a BOS: up to 32, or longer
-    kept = ActivationTransformer(model, tokenizer=tokenizer, layer="all", chat_template=False)
+    kept = ActivationTransformer(
+        model, tokenizer=tokenizer, layer="all", chat_template=False, position="last"
+    )
     fresh = clone(kept).set_params(store=False)
     alone = [fresh.transform([prompt])[0] for prompt in prompts]
     for transformer in (kept, fresh):
@@ -122,7 +124,9 @@ def test_independent_of_neighbours_that_take_other_rotary_frequencies(tokenizer)
 def test_what_the_last_batch_left_in_a_buffer_is_no_part_of_the_model(tokenizer, count_prompts):
     model = make_model("phi3_longrope")
     prompts = [" ".join((WORDS * 2)[:n]) for n in (40, 5)]
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1, chat_template=False)
+    transformer = ActivationTransformer(
+        model, tokenizer=tokenizer, layer=1, chat_template=False, position="last"
+    )
     transformer.transform(prompts[:1])
     n_forwarded = count_prompts(model.model)
     transformer.transform(prompts[1:])
@@ -140,7 +144,9 @@ def test_equals_a_left_padded_forward_with_position_ids(architecture, tokenizer)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     outputs, _ = block_outputs(model, padded, attention_mask=mask, position_ids=positions)
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1, chat_template=False)
+    transformer = ActivationTransformer(
+        model, tokenizer=tokenizer, layer=1, chat_template=False, position="last"
+    )
     for row, expected in zip(transformer.transform(PROMPTS), outputs[1][:, -1], strict=True):
         close(row, expected)
 
@@ -149,14 +155,18 @@ def test_dropout_is_off_and_the_training_flags_come_back(tokenizer):
     model = make_model("gpt2", attn_pdrop=0.5, resid_pdrop=0.5).train()
     model.transformer.h[1].train(False)
     flags = [module.training for module in model.modules()]
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=-1, store=False)
+    transformer = ActivationTransformer(
+        model, tokenizer=tokenizer, layer=-1, store=False, position="last"
+    )
     np.testing.assert_array_equal(transformer.transform(PROMPTS), transformer.transform(PROMPTS))
     assert [module.training for module in model.modules()] == flags
 
 
 def test_threads_that_share_a_model_in_training_mode_all_read_without_dropout(tokenizer):
     model = make_model("gpt2", attn_pdrop=0.5, embd_pdrop=0.5, resid_pdrop=0.5).train()
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=2, store=False)
+    transformer = ActivationTransformer(
+        model, tokenizer=tokenizer, layer=2, store=False, position="last"
+    )
     expected = transformer.transform(PROMPTS)
     found = []
 
@@ -188,14 +198,14 @@ def test_the_model_sees_what_apply_chat_template_gives(model, tokenizer):
     )
     assert ids.count(tokenizer.bos_token_id) == 1
     expected, _ = block_outputs(model, torch.tensor([ids]))
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1)
+    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1, position="last")
     close(transformer.transform(["boil an egg"])[0], expected[1][0, -1])
 
 
 def test_system_prompt_conversations_and_template_arguments(model, tokenizer):
     user = {"role": "user", "content": "boil an egg"}
     system = {"role": "system", "content": "please stop"}
-    base = ActivationTransformer(model, tokenizer=tokenizer, layer=1)
+    base = ActivationTransformer(model, tokenizer=tokenizer, layer=1, position="last")
     with_system = clone(base).set_params(system_prompt="please stop")
     thinking = clone(base).set_params(chat_template_kwargs={"thinking": True})
     close(base.transform([[user]]), base.transform(["boil an egg"]))
@@ -276,8 +286,12 @@ def test_a_list_of_one_position_is_that_position(transformer):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_models_give_float32(tokenizer, dtype):
     model = make_model("llama")
-    full = ActivationTransformer(model, tokenizer=tokenizer, layer=1).transform(PROMPTS)
-    half = ActivationTransformer(model.to(dtype), tokenizer=tokenizer, layer=1).transform(PROMPTS)
+    full = ActivationTransformer(model, tokenizer=tokenizer, layer=1, position="last").transform(
+        PROMPTS
+    )
+    half = ActivationTransformer(
+        model.to(dtype), tokenizer=tokenizer, layer=1, position="last"
+    ).transform(PROMPTS)
     assert half.dtype == np.float32
     assert np.linalg.norm(half - full) < 0.05 * np.linalg.norm(full)
     assert not np.array_equal(half, full)
@@ -286,12 +300,16 @@ def test_half_precision_models_give_float32(tokenizer, dtype):
 def test_device_map_and_offloaded_models(checkpoint, transformer):
     from accelerate import cpu_offload
 
-    by_map = ActivationTransformer(checkpoint, layer=2, model_kwargs={"device_map": "cpu"})
+    by_map = ActivationTransformer(
+        checkpoint, layer=2, model_kwargs={"device_map": "cpu"}, position="last"
+    )
     close(by_map.transform(PROMPTS), transformer.transform(PROMPTS))
     offloaded = make_model("llama")
     cpu_offload(offloaded, execution_device=torch.device("cpu"))
     assert next(offloaded.parameters()).is_meta
-    by_offload = ActivationTransformer(offloaded, tokenizer=transformer.tokenizer, layer=2)
+    by_offload = ActivationTransformer(
+        offloaded, tokenizer=transformer.tokenizer, layer=2, position="last"
+    )
     assert by_offload.activation_source() == transformer.activation_source()
     store = clone(by_offload).set_params(store=False)
     close(store.transform(PROMPTS), transformer.transform(PROMPTS))
@@ -330,7 +348,9 @@ def test_an_unseen_block_is_an_error(model, transformer, monkeypatch):
 
 
 def test_threads_do_not_read_each_others_passes(model, tokenizer):
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1, store=False)
+    transformer = ActivationTransformer(
+        model, tokenizer=tokenizer, layer=1, store=False, position="last"
+    )
     expected = [transformer.transform([prompt]) for prompt in PROMPTS]
     wrong = []
 
@@ -581,7 +601,7 @@ def test_clone_and_deepcopy_share_the_live_model(model, transformer, monkeypatch
 
 
 def test_pickles_small_with_a_path_and_refuses_a_live_model(checkpoint, transformer):
-    by_path = ActivationTransformer(checkpoint, layer=2)
+    by_path = ActivationTransformer(checkpoint, layer=2, position="last")
     expected = by_path.transform(PROMPTS)
     dumped = pickle.dumps(by_path)
     assert len(dumped) < 1000
@@ -593,8 +613,10 @@ def test_pickles_small_with_a_path_and_refuses_a_live_model(checkpoint, transfor
 
 def test_params_and_repr(transformer):
     assert transformer.get_params()["layer"] == 2
-    assert "layer=2" in repr(ActivationTransformer("some/model", layer=2))
-    assert "some/model" in ActivationTransformer("some/model", layer=2)._repr_html_()
+    assert "layer=2" in repr(ActivationTransformer("some/model", layer=2, position="last"))
+    assert (
+        "some/model" in ActivationTransformer("some/model", layer=2, position="last")._repr_html_()
+    )
 
 
 def test_verbose_shows_progress(transformer, capsys):
@@ -614,7 +636,9 @@ def test_an_instruction_without_tokens_has_no_position(model, tokenizer):
 
 def test_truncate_keeps_the_template(model, tokenizer):
     long = " ".join(["knock"] * 100)
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1, truncate=True)
+    transformer = ActivationTransformer(
+        model, tokenizer=tokenizer, layer=1, truncate=True, position="last"
+    )
     ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": long}], add_generation_prompt=True, return_dict=False
     )

@@ -28,7 +28,7 @@ def reader(model, tokenizer, **params):
     return ActivationTransformer(model, tokenizer=tokenizer, **params)
 
 
-def bare(model, tokenizer, prompt, position=-1):
+def bare(model, tokenizer, prompt, position=None):
     ids = torch.tensor([tokenizer(prompt).input_ids])
     return bare_activations(model, ids, LAYER, position=position)[None]
 

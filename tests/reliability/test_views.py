@@ -80,7 +80,7 @@ def pad(organism, rows, side):
 
 
 def read(organism, ids, mask=None):
-    """Activations of the last column of a batch, as a plain hook reads them."""
+    """The last column and the mean of all that are not masked, as a plain hook reads them."""
     seen = []
     block = organism.model.model.layers[LAYER]
     handle = block.register_forward_hook(
@@ -91,7 +91,9 @@ def read(organism, ids, mask=None):
             organism.model(input_ids=ids, attention_mask=mask)
     finally:
         handle.remove()
-    return seen[0][:, -1].double().numpy()
+    kept = torch.ones(ids.shape) if mask is None else mask
+    mean = (kept[..., None] * seen[0]).sum(dim=1) / kept.sum(dim=1, keepdim=True)
+    return torch.cat([seen[0][:, -1], mean], dim=1).double().numpy()
 
 
 def test_a_view_accepts_every_templated_prompt(organism, wrapper, prompts):
