@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from shifted import steered_part
 
 HARMLESS, HARMFUL = ["boil", "stop", "sat"], ["kill", "ran", "away"]
 THINGS = ["egg", "process now", "mat", "there the cat", "who"]
@@ -91,7 +92,7 @@ def bare_steered(model, tokenizer, prompt, gate, layer, strength):
     """Decide on the bare activation, then generate with the edit, one prompt alone."""
     ids = bare_ids(tokenizer, prompt)
     score = gate.harm_score(bare_activations(model, ids, layer)[None])[0]
-    v = torch.tensor(gate.direction_, dtype=torch.float32)
+    v = torch.tensor(steered_part(gate), dtype=torch.float32)
     alpha = strength * gate.projection_gap_
     seen = [0]
 

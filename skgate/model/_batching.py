@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
+
+
+def left_padded_mask(lengths: Sequence[int]) -> torch.Tensor:
+    """Make the attention mask of prompts that are padded on the left, (n_prompts, n_tokens)."""
+    width = max(lengths)
+    return (torch.arange(width) >= width - torch.tensor(lengths)[:, None]).long()
 
 
 def token_budget(

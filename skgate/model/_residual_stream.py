@@ -162,7 +162,7 @@ def steer_block(
     route: Route,
     *,
     offsets: Sequence[int | torch.Tensor | None] = (0,),
-    width: int | None = None,
+    mask: torch.Tensor | None = None,
     generating: bool = True,
 ) -> Iterator[None]:
     """Read the prompts' rows in the prefill, and edit the deepest block's output from then on.
@@ -189,9 +189,10 @@ def steer_block(
     offsets : sequence of int, Tensor of shape (n_prompts,) or None, default=(0,)
         The tokens to read, counted from each prompt's last one (0 or negative); None for the mean
         over the prompt's tokens.
-    width : int or None, default=None
-        Number of tokens that the first forward pass must cover, padding included; None if it is
-        not known.
+    mask : Tensor of shape (n_prompts, n_tokens) or None, default=None
+        1 at the prompts' tokens and 0 at the padding of the first forward pass. It is used where
+        that pass gets its mask in a form of its own, as with a static cache. None if it is not
+        known.
     generating : bool, default=True
         Whether tokens are generated after the prompts. If False, there is a single forward pass.
 
@@ -201,7 +202,7 @@ def steer_block(
         If the forward passes are not the whole prompts followed by one token at a time, or if
         a block's hook never fires. Text is never silently left unsteered.
     """
-    steering = _Steering(layers, direction, route, offsets, width, generating)
+    steering = _Steering(layers, direction, route, offsets, mask, generating)
     *earlier, deepest = sorted(layers)
     signature = inspect.signature(stack.forward)
 
@@ -334,11 +335,11 @@ class _Steering:
         direction: torch.Tensor,
         route: Route,
         offsets: Sequence[int | torch.Tensor | None],
-        width: int | None,
+        mask: torch.Tensor | None,
         generating: bool,
     ) -> None:
         self.layers = layers
-        self.width = width
+        self.mask = mask
         self.direction = direction
         self.route = route
         self.offsets = offsets
@@ -361,10 +362,10 @@ class _Steering:
                     "expected generation to start from the whole prompt. A loop of forward passes "
                     "can't be steered; use generate()."
                 )
-            if self.width not in (None, current.stop):
+            if self.mask is not None and self.mask.shape[1] != current.stop:
                 raise RuntimeError(
                     f"Got a first forward pass over {current.stop} tokens, expected the "
-                    f"{self.width} of the prompts. {_EXPECTED_PASSES}"
+                    f"{self.mask.shape[1]} of the prompts. {_EXPECTED_PASSES}"
                 )
             return
         follows = current.stop == previous.stop + 1 and current.start in (0, previous.stop)
@@ -419,6 +420,8 @@ class _Steering:
     def _find_prompts(self, prompts: _Pass, device: torch.device) -> _Prompts:
         """Find each row's final prompt token, and the tokens to read."""
         mask = prompts.mask
+        if mask is None and self.mask is not None:  # beams and several return sequences repeat it
+            mask = self.mask.repeat_interleave(prompts.n_rows // len(self.mask), dim=0)
         if mask is None:
             elsewhere = any(  # (tensors are checked)
                 offset is None or (isinstance(offset, int) and offset < 0)

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from skgate._messages import PromptError
-from skgate.model._batching import length_batches, token_budget, widest_pair
+from skgate.model._batching import left_padded_mask, length_batches, token_budget, widest_pair
 from skgate.model._lengths import count_positions
 from skgate.model._padding_limits import longest_padded
 from skgate.model._residual_stream import eval_mode, steer_block
@@ -156,7 +156,7 @@ class Engine:
                     torch.from_numpy(direction),
                     route(batch),
                     offsets=_offsets([requests[i] for i in batch]),
-                    width=len(requests[batch[0]].ids),
+                    mask=left_padded_mask([len(requests[i].ids) for i in batch]),
                 ):
                     texts = generate_batch(
                         language_model, [requests[i].ids for i in batch], self._options_of(batch)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from skgate.model._batching import left_padded_mask
 from skgate.model._vocabulary import count_tokens, describe_unknown_token
 
 if TYPE_CHECKING:
@@ -208,17 +209,16 @@ def generate_batch(
     """
     model, tokenizer = language_model.model, language_model.tokenizer
     device = language_model.input_device
-    width = max(len(ids) for ids in prompts)
+    attention_mask = left_padded_mask([len(ids) for ids in prompts])
+    width = attention_mask.shape[1]
     end = find_option("eos_token_id", options, model, tokenizer)
     ends = {int(token) for token in np.atleast_1d(end)} if end is not None else set()
     pad = find_option("pad_token_id", options, model, tokenizer)
     if pad is None:
         pad = min(ends, default=0)
     input_ids = torch.full((len(prompts), width), pad, dtype=torch.int64)
-    attention_mask = torch.zeros_like(input_ids)
     for row, ids in enumerate(prompts):
         input_ids[row, width - len(ids) :] = torch.from_numpy(ids)
-        attention_mask[row, width - len(ids) :] = 1
     output: Any = model.generate(  # type: ignore[operator]  # (a mixin's method, unknown to mypy)
         input_ids=input_ids.to(device),
         attention_mask=attention_mask.to(device),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from skgate.activations._forward import read_batch
+from skgate.model._batching import left_padded_mask
 from skgate.model._lengths import count_positions
 from skgate.model._prompts import Request
 from skgate.model._residual_stream import Edit, steer_block
@@ -149,7 +150,7 @@ def _run(
         [layer],
         torch.zeros(language_model.hidden_size),
         record,
-        width=len(requests[0].ids),
+        mask=left_padded_mask([len(request.ids) for request in requests]),
     ):
         generate_batch(language_model, [request.ids for request in requests], options)
     return found

@@ -116,7 +116,7 @@ def open_view(
                 torch.from_numpy(direction),
                 route,
                 offsets=offsets,
-                width=None if tokens is None else tokens.shape[1],
+                mask=_mask_of_prompts(given, tokens),
                 generating=generating,
             ),
         ):
@@ -248,6 +248,16 @@ def _view_class(model_class: type) -> type:
         (_Detachable, model_class),
         {name: getattr(model_class, name) for name in names},
     )
+
+
+def _mask_of_prompts(given: Mapping[str, Any], tokens: torch.Tensor | None) -> torch.Tensor | None:
+    """Tell prompts from padding; None if the mask does not have one value for each token."""
+    if tokens is None:
+        return None
+    mask = given.get("attention_mask")
+    if mask is None:
+        return torch.ones(tokens.shape[:2], dtype=torch.int64)
+    return mask if isinstance(mask, torch.Tensor) and mask.shape == tokens.shape[:2] else None
 
 
 def _count_past(given: Mapping[str, Any]) -> int:

@@ -580,7 +580,7 @@ def test_a_damaged_row_is_computed_anew_and_never_returned(counter):
     expected = counter.transform(PROMPTS)
     data = counter.store.path / "data.mdb"
     content = data.read_bytes()
-    row = np.ascontiguousarray(expected[1], "<f4").tobytes()
+    row = np.ascontiguousarray(expected[1, :16], "<f4").tobytes()  # (of one position)
     with data.open("r+b") as file:
         file.seek(content.index(row))
         file.write(bytes(len(row)))
@@ -599,7 +599,7 @@ def test_layers_asked_for_later_are_added(counter):
     counter.set_params(layer=1, cache_layers="all").transform(PROMPTS)
     counter.set_params(layer=3).transform(PROMPTS)
     assert len(counting.forwarded(counter.model)) == 3 * len(PROMPTS)
-    assert counter.store.info().n_rows == 4 * len(PROMPTS)
+    assert counter.store.info().n_rows == 4 * 2 * len(PROMPTS)  # (two positions)
 
 
 def test_an_interrupted_extraction_resumes_where_it_stopped(model, tokenizer, store, monkeypatch):

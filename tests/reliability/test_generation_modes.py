@@ -291,14 +291,18 @@ def test_inputs_embeds(options, model, tokenizer, wrapper):
 
 
 @pytest.mark.parametrize("position", [-3, ["last", "mean"]], ids=str)
-def test_a_position_that_a_static_cache_hides_is_refused(model, tokenizer, position):
-    """Its mask does not say where a prompt begins, so -3 may be padding."""
+def test_padding_is_known_with_a_static_cache(model, tokenizer, position):
+    """The mask that it makes for the blocks does not say where a prompt begins."""
     wrapper = fit(model, tokenizer, position=position)
     batch = pad([bare_ids(tokenizer, prompt) for prompt in FEW], "left")
-    with wrapper.attach() as steered:
-        steered.generate(**batch, **OPTIONS)
-        with pytest.raises(RuntimeError, match="distinguishes prompts from padding"):
-            steered.generate(**batch, **OPTIONS, cache_implementation="static")
+    decisions = []
+    with wrapper.attach(on_decision=decisions.append) as steered:
+        expected = steered.generate(**batch, **OPTIONS)
+        static = steered.generate(**batch, **OPTIONS, cache_implementation="static")
+    assert torch.equal(static, expected)
+    np.testing.assert_allclose(decisions[1]["harm_score"], decisions[0]["harm_score"], atol=1e-3)
+    wanted = wrapper.decision_function(FEW)
+    np.testing.assert_allclose(decisions[1]["harm_score"], wanted, atol=1e-3)
 
 
 # Loops of one's own

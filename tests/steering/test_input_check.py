@@ -154,7 +154,9 @@ def test_a_mismatch_can_be_a_warning(wrapper, model, tokenizer):
     with pytest.warns(UserWarning, match=r"don't end as .*apply_chat_template") as caught:
         view.generate(ids, **ONE)
     assert caught[0].filename == __file__
-    row = bare_activations(model, ids, layer=1) + np.float32(1e-6)  # (else its source is known)
+    row = bare_activations(model, ids, layer=1, position=-1) + np.float32(
+        1e-6
+    )  # (else its source is known)
     expected = wrapper.gate_[-1].harm_score(row[None])
     np.testing.assert_allclose(logged[0]["harm_score"], expected, atol=1e-3)
 
