@@ -11,7 +11,7 @@ from skgate.gate._folds import Folds
 from skgate.gate._readout import ProbeFitter, Readout
 from skgate.gate._subspace import Bools, Floats
 
-GRID = (0.001, 0.01, 0.1, 1.0)
+GRID = (0.01, 0.1, 1.0)
 _WITHOUT_FOLDS = 0.1  # of GRID, if nothing can be left out
 
 

@@ -62,8 +62,8 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         span; the sources may allow fewer. The number that is used is ``rank_``.
     C : float or "auto", default="auto"
         Inverse strength of the probe's L2 regularization, as in
-        :class:`~sklearn.linear_model.LogisticRegression`. "auto" chooses from 0.001, 0.01, 0.1 and
-        1 by leaving out one source language at a time (see Notes).
+        :class:`~sklearn.linear_model.LogisticRegression`. "auto" chooses from 0.01, 0.1 and 1 by
+        leaving out one source language at a time (see Notes).
     calibration : {"shrinkage", "refit", "threshold"} or None, default="shrinkage"
         How shots set a language's boundary (see Notes). "shrinkage" combines them with a prior
         learned from the source languages; "refit" is the recipe of [1]_; "threshold" applies the

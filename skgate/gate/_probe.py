@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from skgate.gate._subspace import Bools, Floats
 
 # Up to this many features, Newton's method is fast and its optimum exact to about 8 digits.
-_MAX_NEWTON_FEATURES = 128
+MAX_NEWTON_FEATURES = 128
+_ROUNDING = 1e-14  # of a mean
 
 
 class LabelledRows(NamedTuple):
@@ -65,10 +66,20 @@ class Probe(NamedTuple):
 
 def standardization(z: Floats, weight: Floats) -> tuple[Floats, Floats]:
     """Compute the mean and the standard deviation of each feature, 1 for constant ones."""
-    mean = np.average(z, axis=0, weights=weight)
-    scale = np.sqrt(np.average((z - mean) ** 2, axis=0, weights=weight))
-    scale[scale <= np.finfo(float).eps * np.abs(mean)] = 1.0
+    share = weight / weight.sum()
+    mean = share @ z
+    squares = z - mean
+    np.square(squares, out=squares)
+    scale = np.sqrt(share @ squares)
+    scale[scale <= _ROUNDING * np.abs(mean)] = 1.0
     return mean, scale
+
+
+def balance(harmful: Bools, weight: Floats) -> Floats:
+    """Scale the weights so that both classes weigh the same, and all as much as before."""
+    per_class = np.array([weight[~harmful].sum(), weight[harmful].sum()])
+    scaled: Floats = weight * (weight.sum() / (2 * per_class))[harmful.astype(int)]
+    return scaled
 
 
 def fit_probe(rows: LabelledRows, C: float) -> Probe:
@@ -91,7 +102,7 @@ def fit_probe(rows: LabelledRows, C: float) -> Probe:
     return fit_logistic(standardized, C).before_standardizing(mean, scale)
 
 
-def fit_logistic(rows: LabelledRows, C: float, start: Probe | None = None) -> Probe:
+def fit_logistic(rows: LabelledRows, C: float) -> Probe:
     """Fit a logistic regression on rows as they are, with both classes weighted equally.
 
     Parameters
@@ -100,9 +111,6 @@ def fit_logistic(rows: LabelledRows, C: float, start: Probe | None = None) -> Pr
         Rows of both classes; those of weight 0 don't count.
     C : float
         Inverse strength of the L2 regularization.
-    start : Probe or None, default=None
-        A probe near the optimum, if one is known. It must not have seen other rows than these,
-        since the solver may stop close to it.
 
     Returns
     -------
@@ -110,14 +118,9 @@ def fit_logistic(rows: LabelledRows, C: float, start: Probe | None = None) -> Pr
         The optimum.
     """
     z, harmful, weight = rows
-    per_class = np.array([weight[~harmful].sum(), weight[harmful].sum()])
-    balance = (weight.sum() / (2 * per_class))[harmful.astype(int)]
-    if z.shape[1] <= _MAX_NEWTON_FEATURES:
+    if z.shape[1] <= MAX_NEWTON_FEATURES:
         solver = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-8, max_iter=1000)
     else:
         solver = LogisticRegression(C=C, tol=1e-4, max_iter=1000)
-    if start is not None:
-        solver.set_params(warm_start=True)
-        solver.coef_, solver.intercept_ = start.coef[np.newaxis], np.array([start.intercept])
-    solver.fit(z, harmful, sample_weight=weight * balance)
+    solver.fit(z, harmful, sample_weight=balance(harmful, weight))
     return Probe(solver.coef_[0], float(solver.intercept_[0]))

@@ -10,8 +10,16 @@ from scipy.linalg import solve_triangular
 from scipy.linalg.lapack import dpstrf
 
 from skgate.gate._folds import Folds
-from skgate.gate._probe import LabelledRows, Probe, fit_logistic, fit_probe, standardization
+from skgate.gate._probe import (
+    MAX_NEWTON_FEATURES,
+    LabelledRows,
+    Probe,
+    fit_logistic,
+    fit_probe,
+    standardization,
+)
 from skgate.gate._subspace import Bools, Floats, class_sums, direction_between, harm_basis
+from skgate.gate._wide_logistic import WideLogistic
 
 
 class Readout(NamedTuple):
@@ -156,15 +164,25 @@ class FullFitter:
         self.rank = X.shape[1]
         self._folds, self._project = folds, project
         self._mean, self._scale = standardization(X, weight)
-        z = X - self._mean
-        z /= self._scale
-        self._span = _Span(z) if len(z) < z.shape[1] else None
-        self._rows = LabelledRows(self._span.coordinates if self._span else z, harmful, weight)
-        self._last: dict[int | None, Probe] = {}  # by part left out; the next one starts there
+        self._span = _Span((X - self._mean) / self._scale) if len(X) < X.shape[1] else None
+        n_features = X.shape[1] if self._span is None else self._span.coordinates.shape[1]
+        wide = n_features > MAX_NEWTON_FEATURES
+        z = np.empty((len(X), n_features), np.float32 if wide else np.float64)
+        if self._span is None:
+            np.subtract(X, self._mean, out=z, casting="same_kind")
+            z /= self._scale.astype(z.dtype)
+        else:
+            z[:] = self._span.coordinates
+        self._rows = LabelledRows(z, harmful, weight)
+        self._solver = WideLogistic(z, harmful) if wide else None
+        self._start: Probe | None = None
 
     def fit(self, C: float) -> Readout:
         """Fit a probe to all source rows."""
-        probe = self._fit(None, self._rows, C)
+        probe = self._fit(self._rows.weight, C)
+        if self._solver is not None:
+            self._solver.precondition(self._rows.weight, C, probe)
+            probe = self._start = self._solver.solve(self._rows.weight, C, probe)
         if self._span is not None:
             probe = probe._replace(coef=self._span.direction(probe.coef))
         probe = probe.before_standardizing(self._mean, self._scale)
@@ -177,12 +195,12 @@ class FullFitter:
     def fit_without(self, part: int, C: float) -> Floats:
         """Fit a probe to all source rows but a part, and score the rows of that part."""
         out = self._folds == part
-        kept = self._rows._replace(weight=np.where(out, 0.0, self._rows.weight))
-        return self._fit(part, kept, C)(self._rows.z[out])
+        return self._fit(np.where(out, 0.0, self._rows.weight), C)(self._rows.z[out])
 
-    def _fit(self, part: int | None, rows: LabelledRows, C: float) -> Probe:
-        found = self._last[part] = fit_logistic(rows, C, self._last.get(part))
-        return found
+    def _fit(self, weight: Floats, C: float) -> Probe:
+        if self._solver is None:
+            return fit_logistic(self._rows._replace(weight=weight), C)
+        return self._solver.solve(weight, C, self._start)
 
 
 class _Span:
@@ -193,12 +211,11 @@ class _Span:
     """
 
     def __init__(self, z: Floats) -> None:
-        factor, pivots, rank, _ = dpstrf(z @ z.T, lower=1)
+        factor, pivots, rank, _ = dpstrf(z @ z.T, lower=1, overwrite_a=1)
         order = pivots - 1
         factor = np.tril(factor)[:, :rank]
         self._factor, self._rows = factor[:rank], z[order[:rank]]
-        self.coordinates = np.empty_like(factor)
-        self.coordinates[order] = factor
+        self.coordinates = factor[np.argsort(order)]
 
     def direction(self, coordinates: Floats) -> Floats:
         """Compute the vector of shape (d,) with these coordinates."""
