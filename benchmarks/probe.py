@@ -133,7 +133,7 @@ def gain_caught(tables: list[pd.DataFrame], languages: list[str], n_draws: int) 
                 [caught(a[places[0]], b[places[1]]) for a, b in zip(jail, plain, strict=True)]
             )
         draws.append(np.mean(shares, axis=0))
-    difference = -np.diff(draws, axis=1)[:, 0]
+    difference = -np.diff(draws, axis=1)[:, 0] + 0.0  # (no -0.0)
     low, high = np.quantile(difference[1:], [0.025, 0.975])
     return (
         f"{100 * draws[0][0]:.0f} % against {100 * draws[0][1]:.0f} %: "

@@ -3,11 +3,12 @@
     python benchmarks/steering_overhead.py
 
 A random Qwen2-like model (hidden size 512, 16 layers, vocabulary 21,000), 16 prompts of 10 to 100
-tokens in one batch, 32 new tokens. In each round, the three ways run one after the other. The table
-shows medians of the CPU seconds and of their ratios to plain generation in the same round.
+tokens in one batch, 32 new tokens. In each round, the ways run one after the other. The table shows
+medians of the CPU seconds and of their ratios to plain generation in the same round.
 
 - plain: ``model.generate`` on prepared token ids.
-- one pass: ``SteeringWrapper.generate``, from prompts to replies.
+- one pass: ``SteeringWrapper.generate``, from prompts to replies, with gates that read at one
+  place, two or four.
 - two passes: as in the reference implementation, a forward pass with hidden states for the gate,
   then ``model.generate`` under a hook that edits the rows by masked assignment.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,11 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from skgate import ActivationTransformer, LatentGate, SteeringWrapper
 
 VOCABULARY, LAYER, N_PROMPTS = 21_000, 8, 16
+PLACES = {
+    "one pass, last": ([LAYER], "last"),
+    "one pass, last and mean": ([LAYER], ["last", "mean"]),
+    "one pass, the same at two blocks": ([LAYER // 2, LAYER], ["last", "mean"]),
+}
 OPTIONS = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
 
 
@@ -68,13 +75,15 @@ def main() -> None:
     rounds = parser.parse_args().rounds
 
     model, tokenizer = make_model()
-    reader = ActivationTransformer(model, tokenizer=tokenizer, layer=LAYER, chat_template=False)
     train, y = make_prompts(64, seed=1), np.tile([0, 1], 32)
-    gate = LatentGate().fit(reader.transform(train), y)
-    wrapper = SteeringWrapper(
-        make_pipeline(reader, gate),
-        generate_kwargs=OPTIONS,
-    )
+    wrappers = {}
+    for name, (layer, position) in PLACES.items():
+        reader = ActivationTransformer(
+            model, tokenizer=tokenizer, layer=layer, position=position, chat_template=False
+        )
+        wrapper = SteeringWrapper(make_pipeline(reader, LatentGate()), generate_kwargs=OPTIONS)
+        wrappers[name] = wrapper.fit(train, y)
+    gate = wrappers["one pass, last"].gate_[-1]
     prompts = make_prompts(N_PROMPTS, seed=2)
     encoded = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
     encoded.pop("token_type_ids", None)
@@ -83,9 +92,6 @@ def main() -> None:
 
     def plain() -> None:
         model.generate(**encoded, **OPTIONS)
-
-    def one_pass() -> None:
-        wrapper.generate(prompts)
 
     def two_passes() -> None:
         with torch.no_grad():
@@ -108,7 +114,7 @@ def main() -> None:
 
     ways: dict[str, Callable[[], None]] = {
         "plain": plain,
-        "one pass": one_pass,
+        **{name: partial(one.generate, prompts) for name, one in wrappers.items()},
         "two passes": two_passes,
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
