@@ -209,11 +209,9 @@ def main() -> None:
     shown = pd.DataFrame(measures)
     common = ["dataset", "places", "gate", "C", "balanced accuracy", "AUC", "TPR at 5 % FPR"]
     print(shown[common].round(3).to_markdown(index=False))
-    for name, part in shown.groupby("dataset"):
-        by_language = part[
-            ["places", "gate", *next(d for d, _ in datasets if d.name == name).targets]
-        ]
-        print(f"\nBalanced accuracy by language, {name}:\n")
+    for data, _ in datasets:
+        by_language = shown.loc[shown["dataset"] == data.name, ["places", "gate", *data.targets]]
+        print(f"\nBalanced accuracy by language, {data.name}:\n")
         print(by_language.round(2).to_markdown(index=False))
     print("\nAgainst 0.1.0 at the last token of the same (first) layer:\n")
     print(pd.DataFrame(gains).to_markdown(index=False))

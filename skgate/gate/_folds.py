@@ -15,22 +15,26 @@ _N_FOLDS = 5
 Folds = npt.NDArray[np.intp]  # (n,), the number of the part that each row is left out with
 
 
-def find_folds(languages: Sequence[Bools], harmful: Bools, projections: Floats) -> Folds | None:
+def find_folds(
+    X: Floats, harmful: Bools, languages: Sequence[Bools], direction: Floats
+) -> Folds | None:
     """Split source rows into parts to leave out in turn.
 
     Each language is a part. If there is one language, or if the others would then have one class
     only, the rows are split into five parts instead, so that each part covers the range of
-    ``projections`` in both classes. Equal rows are always in the same part, so a row of weight 2
-    is treated as two equal rows.
+    projections on ``direction`` in both classes. Equal rows are always in the same part, so a row
+    of weight 2 is treated as two equal rows.
 
     Parameters
     ----------
-    languages : sequence of ndarray of bool of shape (n,)
-        The rows of each language.
+    X : ndarray of shape (n, d)
+        Source rows.
     harmful : ndarray of bool of shape (n,)
         Labels; both classes are present.
-    projections : ndarray of shape (n,)
-        Projections on the harm direction.
+    languages : sequence of ndarray of bool of shape (n,)
+        The rows of each language.
+    direction : ndarray of shape (d,)
+        The harm direction.
 
     Returns
     -------
@@ -40,6 +44,7 @@ def find_folds(languages: Sequence[Bools], harmful: Bools, projections: Floats) 
     whole = [rows for rows in languages if rows.any()]
     if len(whole) > 1 and all(_has_both_classes(harmful[~rows]) for rows in whole):
         return np.stack(whole, axis=1).argmax(axis=1)
+    projections = X @ direction
     ranks = np.empty(len(harmful), dtype=np.intp)
     n_distinct = []
     for rows in (harmful, ~harmful):

@@ -40,6 +40,7 @@ from skgate.gate._languages import (
     warn_uncertain,
 )
 from skgate.gate._operating_point import OperatingPoint, check_target, find_operating_point
+from skgate.gate._probe import LabelledRows
 from skgate.gate._source import learn_source, steered_columns
 from skgate.gate._subspace import projection_gap
 
@@ -303,10 +304,13 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         readout, zero_shot = source.fitted.readout, source.fitted.readout.probe
         if self.calibration is not None:
             zero_shot = zero_shot.with_threshold(source.boundary)
+        rows = None
+        if self.calibration == "refit":
+            rows = LabelledRows(readout.features(X_source), harmful[is_source], weight[is_source])
         calibrator = Calibrator(
             method=self.calibration,
             C=source.fitted.C,
-            source=source.rows if self.calibration == "refit" else None,
+            source=rows,
             probe=readout.probe,
             zero_shot=zero_shot,
             prior=source.prior() if self.calibration == "shrinkage" else None,
@@ -335,7 +339,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
             "rank_": source.rank,
             "C_": source.fitted.C,
             "log_loss_": source.fitted.log_loss,
-            "projection_gap_": projection_gap(projections, source.rows.harmful, source.rows.weight),
+            "projection_gap_": projection_gap(projections, source.harmful, source.weight),
             "source_languages_": np.array(
                 [] if sources is None else list(source.groups), dtype=object
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -76,6 +76,8 @@ class SubspaceFitter:
         Labels and positive weights.
     languages : sequence of ndarray of bool of shape (n,)
         The rows of each language.
+    sums : tuple of ndarray
+        Sums of each language's rows, as :func:`skgate.gate._subspace.class_sums` returns them.
     folds : ndarray of int of shape (n,) or None
         The parts to leave out.
     rank : int
@@ -90,40 +92,28 @@ class SubspaceFitter:
         harmful: Bools,
         weight: Floats,
         languages: Sequence[Bools],
+        sums: tuple[Floats, Floats],
         folds: Folds | None,
         rank: int,
         pooled: Floats,
     ) -> None:
-        n_parts = 1 if folds is None else int(folds.max()) + 1
-        parts = np.zeros(len(X), dtype=np.intp) if folds is None else folds
-        cells = [
-            (i, part, rows)
-            for i, language in enumerate(languages)
-            for part in range(n_parts)
-            if (rows := language & (parts == part)).any()
-        ]
-        sums = np.zeros((n_parts, len(languages), 2, X.shape[1]))
-        weights = np.zeros((n_parts, len(languages), 2))
-        of_cells = class_sums(X, harmful, weight, [rows for _, _, rows in cells])
-        for (i, part, _), *found in zip(cells, *of_cells, strict=True):
-            sums[part, i], weights[part, i] = found
-        units = _unit_directions(sums.sum(axis=0), weights.sum(axis=0), pooled)
+        units = _unit_directions(*sums, pooled)
         self._basis = harm_basis(units, len(units), pooled)[:, :rank]
         self.rank = self._basis.shape[1]
-        self._rows = LabelledRows(X @ self._basis, harmful, weight)
         if folds is None:
+            self._rows = LabelledRows(X @ self._basis, harmful, weight)
             return
         self._folds = folds
         units_without = [
-            _unit_directions(
-                sums.sum(axis=0) - sums[part], weights.sum(axis=0) - weights[part], pooled
-            )
-            for part in range(n_parts)
+            _unit_directions(sums[0] - held[0], sums[1] - held[1], pooled)
+            for held in _sums_of_parts(X, harmful, weight, languages, sums, folds)
         ]
         every = np.concatenate(units_without)
         space = harm_basis(every, len(every), pooled)
         self._units_without = [one @ space for one in units_without]
-        self._wide_rows = LabelledRows(X @ space, harmful, weight)
+        both = X @ np.hstack([self._basis, space])
+        self._rows = LabelledRows(both[:, : self.rank], harmful, weight)
+        self._wide_rows = LabelledRows(both[:, self.rank :], harmful, weight)
 
     def fit(self, C: float) -> Readout:
         """Fit a probe to all source rows."""
@@ -223,6 +213,25 @@ class _Span:
             self._factor, coordinates, lower=True, trans=1
         )
         return found
+
+
+def _sums_of_parts(
+    X: Floats,
+    harmful: Bools,
+    weight: Floats,
+    languages: Sequence[Bools],
+    sums: tuple[Floats, Floats],
+    folds: Folds,
+) -> Iterator[tuple[Floats, Floats]]:
+    """Compute the sums of each part's rows by language and class."""
+    for part in range(int(folds.max()) + 1):
+        rows = [language & (folds == part) for language in languages]
+        pairs = zip(rows, languages, strict=True)
+        own = np.array([np.array_equal(one, language) for one, language in pairs])
+        if own.any():  # the part is a language
+            yield sums[0] * own[:, None, None], sums[1] * own[:, None]
+        else:
+            yield class_sums(X, harmful, weight, rows)
 
 
 def _unit_directions(sums: Floats, weights: Floats, pooled: Floats) -> Floats:

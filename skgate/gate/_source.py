@@ -50,8 +50,8 @@ class Source:
         Dimensions that the probe reads.
     fitted : Fitted
         The probe, and the scores of the source rows.
-    rows : LabelledRows
-        The source rows as the probe's features.
+    harmful, weight : ndarray of shape (n,)
+        Labels and weights of the source rows.
     groups : dict of str to ndarray of bool
         The rows of each language; a single group "" without languages.
     boundary : float
@@ -63,7 +63,8 @@ class Source:
     direction: Floats
     rank: int
     fitted: Fitted
-    rows: LabelledRows
+    harmful: Bools
+    weight: Floats
     groups: dict[str, Bools]
     boundary: float
     totals: dict[str, tuple[Floats, float]]
@@ -71,16 +72,14 @@ class Source:
     def statistics(self, name: str) -> ScoreStatistics:
         """Summarize the scores of a language's rows."""
         rows = self.groups[name]
-        return ScoreStatistics.of(
-            self.fitted.scores[rows], self.rows.harmful[rows], self.rows.weight[rows]
-        )
+        return ScoreStatistics.of(self.fitted.scores[rows], self.harmful[rows], self.weight[rows])
 
     def prior(self) -> LanguagePrior:
         """Learn what to expect of a new language by comparing each source with the others."""
         groups = list(self.groups.values())
         held_out = [] if len(groups) == 1 else [self._compare(rows) for rows in groups]
         return learn_prior(
-            self._scored(np.ones(len(self.rows.z), dtype=bool)),
+            self._scored(np.ones(len(self.harmful), dtype=bool)),
             self.boundary,
             [one for one in held_out if one is not None],
         )
@@ -96,8 +95,8 @@ class Source:
     def _scored(self, rows: Bools) -> Scored:
         return Scored(
             self.fitted.scores[rows],
-            self.rows.harmful[rows],
-            self.rows.weight[rows],
+            self.harmful[rows],
+            self.weight[rows],
             [one[rows] for one in self.groups.values() if one[rows].any()],
         )
 
@@ -184,18 +183,19 @@ def learn_source(
     by_itself = params.calibration is None or (
         params.calibration == "refit" and params.rank is not None
     )
-    folds = find_folds(languages, harmful, X @ pooled)
+    folds = find_folds(X, harmful, languages, pooled)
     fitter: ProbeFitter
     if params.rank is None:
         fitter = FullFitter(X, harmful, weight, folds, project=params.calibration != "refit")
     else:
-        fitter = SubspaceFitter(X, harmful, weight, languages, folds, params.rank, pooled)
+        fitter = SubspaceFitter(
+            X, harmful, weight, languages, (sums, weights), folds, params.rank, pooled
+        )
     needs_folds = params.C == "auto" or not by_itself
     fitted = fit_held_out(fitter, X, harmful, weight, folds if needs_folds else None, params.C)
     readout = fitted.readout
-    rows = LabelledRows(readout.features(X), harmful, weight)
     if by_itself:
-        fitted = fitted._replace(scores=readout.probe(rows.z))
+        fitted = fitted._replace(scores=readout.probe(readout.features(X)))
     if params.direction == "probe":
         direction = readout.on_activations().coef[steered]
         direction = direction / (np.linalg.norm(direction) or 1.0)
@@ -205,7 +205,8 @@ def learn_source(
         direction=wide,
         rank=fitter.rank,
         fitted=fitted,
-        rows=rows,
+        harmful=harmful,
+        weight=weight,
         groups=groups,
         boundary=balanced_f1_threshold(round_scores(fitted.scores), harmful, weight),
         totals=dict(

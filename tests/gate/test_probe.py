@@ -14,6 +14,7 @@ from skgate.gate._folds import find_folds
 from skgate.gate._held_out import fit_held_out
 from skgate.gate._probe import MAX_NEWTON_FEATURES
 from skgate.gate._readout import FullFitter, SubspaceFitter
+from skgate.gate._subspace import class_sums
 
 LANGUAGES = ["de", "en", "fr", "it"]
 
@@ -61,13 +62,14 @@ def test_source_scores_are_those_of_a_probe_without_the_language(n, d, rank):
     rng = np.random.default_rng([2, n, d])
     X, y, language = draw(rng, n, d)
     groups = [language == name for name in LANGUAGES]
-    folds = find_folds(groups, y == 1, X[:, 0])
+    folds = find_folds(X, y == 1, groups, X[0])
     weight = np.ones(len(y))
+    sums = class_sums(X, y == 1, weight, groups)
     pooled = X[y == 1].mean(axis=0) - X[y == 0].mean(axis=0)
     fitter = (
         FullFitter(X, y == 1, weight, folds, project=True)
         if rank is None
-        else SubspaceFitter(X, y == 1, weight, groups, folds, rank, pooled)
+        else SubspaceFitter(X, y == 1, weight, groups, sums, folds, rank, pooled)
     )
     found = fit_held_out(fitter, X, y == 1, weight, folds, 0.1).scores
     scaler = StandardScaler().fit(X)
@@ -94,7 +96,7 @@ def test_a_held_out_language_is_never_seen(wide):
     X, y, language = draw(rng, 40, 2 * MAX_NEWTON_FEATURES if wide else 8)
     own = language == "fr"
     groups = [language == name for name in LANGUAGES]
-    folds = find_folds(groups, y == 1, X[:, 0])
+    folds = find_folds(X, y == 1, groups, X[0])
     part = folds[own][0]
     scores = []
     for labels in (y, np.where(own, 1 - y, y)):
@@ -107,7 +109,7 @@ def test_a_held_out_language_is_never_seen(wide):
 def test_one_source_language_is_split_into_parts_of_its_rows():
     rng = np.random.default_rng(4)
     X, y, _ = draw(rng, 43, 8, languages=["en"])
-    folds = find_folds([np.ones(86, dtype=bool)], y == 1, X[:, 0])
+    folds = find_folds(X, y == 1, [np.ones(86, dtype=bool)], X[0])
     for label in (0, 1):
         counts = np.bincount(folds[y == label])
         assert len(counts) == 5
@@ -118,9 +120,9 @@ def test_equal_rows_are_left_out_together():
     rng = np.random.default_rng(5)
     X, y, _ = draw(rng, 20, 8, languages=["en"])
     order = rng.permutation(120)
-    thrice = np.repeat(X[:, 0], 3)[order], np.repeat(y, 3)[order]
-    folds = find_folds([np.ones(120, dtype=bool)], thrice[1] == 1, thrice[0])
-    once = find_folds([np.ones(40, dtype=bool)], y == 1, X[:, 0])
+    thrice = np.repeat(X, 3, axis=0)[order], np.repeat(y, 3)[order]
+    folds = find_folds(thrice[0], thrice[1] == 1, [np.ones(120, dtype=bool)], X[0])
+    once = find_folds(X, y == 1, [np.ones(40, dtype=bool)], X[0])
     np.testing.assert_array_equal(folds, np.repeat(once, 3)[order])
 
 
@@ -136,7 +138,8 @@ def test_languages_without_both_classes_in_the_others_are_not_left_out():
     rng = np.random.default_rng(7)
     X, y, language = draw(rng, 20, 6, languages=["de", "en"])
     kept = (language == "de") | (y == 0)
-    folds = find_folds([language[kept] == one for one in ("de", "en")], y[kept] == 1, X[kept, 0])
+    groups = [language[kept] == one for one in ("de", "en")]
+    folds = find_folds(X[kept], y[kept] == 1, groups, X[0])
     assert folds.max() == 4
 
 
