@@ -427,7 +427,12 @@ def asking_transformers(what: str) -> Iterator[None]:
 
 def make_reader(model: Any, tokenizer: Any, layer: Any) -> ActivationTransformer:
     return ActivationTransformer(
-        model, tokenizer=tokenizer, layer=layer, chat_template=False, store=False
+        model,
+        tokenizer=tokenizer,
+        layer=layer,
+        position="last",
+        chat_template=False,
+        store=False,
     )
 
 

@@ -69,7 +69,9 @@ def organism(layers: list[int]) -> Iterator[Languages]:
     prompts = bundle.prompts[bundle.prompts["split"] != "val"]
     tier = bundle.languages.set_index("language")["tier"]
     for layer in layers:
-        transformer = ActivationTransformer(bundle.model, tokenizer=bundle.tokenizer, layer=layer)
+        transformer = ActivationTransformer(
+            bundle.model, tokenizer=bundle.tokenizer, layer=layer, position="last"
+        )
         yield Languages(
             "organism",
             f"block {layer}",

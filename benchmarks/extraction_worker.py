@@ -56,6 +56,7 @@ def skgate(checkpoint: str, prompts: dict[str, Any], layer: int | str, **params:
     transformer = ActivationTransformer(
         checkpoint,
         layer=layer,
+        position="last",
         tokenizer=load_tokenizer(checkpoint),
         system_prompt=prompts["system"],
         store=False,

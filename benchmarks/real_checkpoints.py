@@ -138,6 +138,7 @@ def make_wrapper(folder: str, expected: dict[str, Any], **options: Any) -> Steer
     reader = ActivationTransformer(
         folder,
         layer=expected["layer"],
+        position="last",
         chat_template=expected["has_template"],
         dtype="float32",
         store=False,

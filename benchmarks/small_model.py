@@ -78,6 +78,7 @@ def main() -> None:
         "model": organism.model,
         "tokenizer": organism.tokenizer,
         "layer": LAYER,
+        "position": "last",
         "batch_tokens": BATCH_TOKENS,
     }
     without = ActivationTransformer(**common, store=False)
