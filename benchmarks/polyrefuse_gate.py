@@ -67,7 +67,7 @@ def direction_auc(X: np.ndarray, prompts: pd.DataFrame, train: pd.Series) -> pd.
     y = prompts["harmful"]
     table = {}
     for layer in range(X.shape[1]):
-        gate = LatentGate().fit(
+        gate = LatentGate(rank=10, C=1.0).fit(
             X[sources, layer], y[sources], language=prompts["language"][sources]
         )
         projection = X[:, layer] @ gate.direction_
@@ -111,7 +111,9 @@ def budget_curves(
     results = []
     for layer, rank, calibration in tqdm(settings, desc="gates", unit="gate"):
         H = X[:, layer]
-        fitted = LatentGate(rank=RANKS[rank], calibration=calibration, unknown_language="source")
+        fitted = LatentGate(
+            rank=RANKS[rank], C=1.0, calibration=calibration, unknown_language="source"
+        )
         fitted.fit(H[sources], y[sources], language=language[sources])
         for seed in range(n_seeds):
             gate = deepcopy(fitted)
