@@ -112,7 +112,9 @@ def test_parquet_and_what_the_store_holds_is_not_computed_again(
     (tmp_path / "in" / "README.md").write_text("no rows")
     for half, part in frame.groupby("harmful"):
         part.to_parquet(tmp_path / "in" / f"{half}.PARQUET", index=False)
-    transformer = ActivationTransformer(checkpoint, layer=1, store=tmp_path / "store")
+    transformer = ActivationTransformer(
+        checkpoint, layer=1, store=tmp_path / "store", position="last"
+    )
     expected = transformer.transform(conversations)
     before = ActivationStore(tmp_path / "store").info()
     folder = extract(
@@ -136,7 +138,7 @@ def test_parquet_and_what_the_store_holds_is_not_computed_again(
 
 def test_bad_prompt_is_an_error_that_names_its_row(cluster, frame, checkpoint, tmp_path):
     frame.loc[250, "prompt"] = None
-    transformer = ActivationTransformer(checkpoint, layer=1)
+    transformer = ActivationTransformer(checkpoint, layer=1, position="last")
     row = {"id": 250, "language": "en", "harmful": False}
     with pytest.raises(ValueError, match=f"^column 'prompt' of the row {row} is None, a missing"):
         extract(ray.data.from_pandas(frame), transformer, tmp_path / "out", batch_size=BATCH)
@@ -154,7 +156,9 @@ def test_bad_prompt_is_an_error_that_names_its_row(cluster, frame, checkpoint, t
 def test_reader_names_a_row_by_ids_and_never_by_texts(checkpoint, prompt, complaint, known):
     texts = {"prompt": prompt, "english": "boil an egg", "native": "\u0e15\u0e49\u0e21"}
     batch = pa.Table.from_pylist([{**texts, "prompt": "knock"} | known, texts | known])
-    reader = ActivationReader(ActivationTransformer(checkpoint, layer=1), "prompt", "activations")
+    reader = ActivationReader(
+        ActivationTransformer(checkpoint, layer=1, position="last"), "prompt", "activations"
+    )
     place = known or "1 of a batch of 2 (no other column identifies it)"
     name = re.escape(f"column 'prompt' of the row {place}")
     with pytest.raises(RowError, match=f"^{name} {complaint}"):
@@ -198,7 +202,7 @@ def test_the_message_survives_what_ray_does_to_an_error():
 def test_bad_arguments(cluster, frame, checkpoint, tmp_path, change, error, message):
     arguments = {
         "dataset": ray.data.from_pandas(frame),
-        "transformer": ActivationTransformer(checkpoint, layer=1),
+        "transformer": ActivationTransformer(checkpoint, layer=1, position="last"),
         "output": tmp_path / "out",
     }
     with pytest.raises(error, match=message):
@@ -210,7 +214,7 @@ def test_parquet_by_another_name_is_never_left_out(cluster, frame, checkpoint, t
     (tmp_path / "in").mkdir()
     for i, name in enumerate(["one.parquet", "two.pq"]):
         frame[i::2].to_parquet(tmp_path / "in" / name, index=False)
-    transformer = ActivationTransformer(checkpoint, layer=1)
+    transformer = ActivationTransformer(checkpoint, layer=1, position="last")
     for dataset in (tmp_path / "in", tmp_path / "in" / "two.pq"):
         with pytest.raises(ValueError, match=r"with the Parquet file '.*two\.pq', expected names"):
             extract(dataset, transformer, tmp_path / "out")
@@ -225,7 +229,7 @@ def test_an_output_that_appears_meanwhile_is_kept_and_so_is_what_was_written(
         (tmp_path / "out" / "old").touch()
 
     monkeypatch.setattr(_extract, "write_files", write)
-    transformer = ActivationTransformer(checkpoint, layer=1)
+    transformer = ActivationTransformer(checkpoint, layer=1, position="last")
     with pytest.raises(OSError, match="it was created in the meantime") as info:
         extract(ray.data.from_pandas(frame), transformer, tmp_path / "out")
     assert (tmp_path / "out" / "old").exists()
@@ -236,7 +240,9 @@ def test_relative_folders_are_where_the_caller_is(
     cluster, frame, checkpoint, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    transformer = ActivationTransformer(os.path.relpath(checkpoint), layer=1, store="store")
+    transformer = ActivationTransformer(
+        os.path.relpath(checkpoint), layer=1, store="store", position="last"
+    )
     extract(ray.data.from_pandas(frame), transformer, tmp_path / "out", batch_size=BATCH)
     assert transformer.store == "store"
     assert ActivationStore(tmp_path / "store").info().n_rows == len(PROMPTS)
@@ -246,13 +252,13 @@ def test_rows_that_ray_may_drop_are_refused(cluster, frame, checkpoint, tmp_path
     rows = ray.data.from_pandas(frame)
     rows.context.max_errored_blocks = -1
     with pytest.raises(ValueError, match="max_errored_blocks=-1, expected 0"):
-        extract(rows, ActivationTransformer(checkpoint, layer=1), tmp_path / "out")
+        extract(rows, ActivationTransformer(checkpoint, layer=1, position="last"), tmp_path / "out")
 
 
 def test_no_rows(cluster, frame, checkpoint, tmp_path):
     rows = ray.data.from_pandas(frame[:0])
     with pytest.raises(ValueError, match="Got a dataset without rows"):
-        extract(rows, ActivationTransformer(checkpoint, layer=1), tmp_path / "out")
+        extract(rows, ActivationTransformer(checkpoint, layer=1, position="last"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -262,7 +268,7 @@ def test_rows_that_did_not_arrive_are_noticed(cluster, tmp_path):
 
 
 def test_live_model_is_an_error_that_says_what_to_do(cluster, frame, model, tokenizer, tmp_path):
-    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1)
+    transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=1, position="last")
     with pytest.raises(TypeError, match=r"live LlamaForCausalLM.*Pass a Hugging Face id or a"):
         extract(ray.data.from_pandas(frame), transformer, tmp_path / "out")
 
@@ -270,7 +276,7 @@ def test_live_model_is_an_error_that_says_what_to_do(cluster, frame, model, toke
 def test_without_ray(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r'pip install "skgate\[ray\]"'):
-        extract("in", ActivationTransformer("an/id", layer=1), tmp_path / "out")
+        extract("in", ActivationTransformer("an/id", layer=1, position="last"), tmp_path / "out")
 
 
 def test_import_leaves_ray_alone():
@@ -288,7 +294,9 @@ def test_grid_search_on_the_cluster(cluster, frame, checkpoint, tmp_path):
     store = tmp_path / "store"
     search = GridSearchCV(
         make_pipeline(
-            ActivationTransformer(checkpoint, layer=1, cache_layers="all", store=store),
+            ActivationTransformer(
+                checkpoint, layer=1, cache_layers="all", store=store, position="last"
+            ),
             LatentGate(),
         ),
         {"activationtransformer__layer": [1, 2]},
