@@ -162,19 +162,18 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
     >>> transformer = ActivationTransformer(LlamaModel(config), tokenizer=tokenizer, layer=[1, -1],
     ...                                     chat_template=False)
     >>> transformer.transform(["boil an egg", "egg"]).shape
-    (2, 16)
+    (2, 32)
     >>> transformer.get_feature_names_out()[[0, -1]]
-    array(['layer1_0000', 'layer3_0007'], dtype=object)
+    array(['layer1_last_0000', 'layer3_mean_0007'], dtype=object)
     >>> transformer.activation_source().layer
     (1, 3)
 
-    Several positions are read in one forward pass:
+    A single position, as in the paper:
 
-    >>> transformer.set_params(position=["mean", "last"]).transform(["boil an egg", "egg"]).shape
-    (2, 32)
-    >>> transformer.get_feature_names_out()[::8]
-    array(['layer1_mean_0000', 'layer1_last_0000', 'layer3_mean_0000',
-           'layer3_last_0000'], dtype=object)
+    >>> transformer.set_params(position="last").transform(["boil an egg", "egg"]).shape
+    (2, 16)
+    >>> transformer.get_feature_names_out()[[0, -1]]
+    array(['layer1_0000', 'layer3_0007'], dtype=object)
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {

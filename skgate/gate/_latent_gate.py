@@ -589,7 +589,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         'at most 3.8% false alarms, from 100 prompts'
         >>> flagged = gate.harm_score(X - 1, "sw") > point.threshold
         >>> flagged[y == 0].mean(), flagged[y == 1].mean()
-        (np.float64(0.01), np.float64(0.94))
+        (np.float64(0.01), np.float64(0.97))
         """
         check_is_fitted(self)
         rate, target = check_target(target_fpr, target_fnr, confidence)

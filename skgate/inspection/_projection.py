@@ -79,7 +79,7 @@ class ProjectionDisplay(PanelDisplay):
     >>> y = np.tile([0, 1], 100)
     >>> language = np.repeat(["en", "yo"], 100)
     >>> X = rng.normal(size=(200, 8)) + 4 * y[:, None] - 3 * (language == "yo")[:, None]
-    >>> gate = LatentGate().fit(X[:100], y[:100], language="en")
+    >>> gate = LatentGate(rank=1, C=1.0).fit(X[:100], y[:100], language="en")
     >>> gate.partial_fit(X[100:108], y[100:108], language="yo").languages_
     array(['en', 'yo'], dtype=object)
     >>> display = ProjectionDisplay.from_estimator(gate, X, y, language=language)
@@ -87,7 +87,7 @@ class ProjectionDisplay(PanelDisplay):
               threshold  source_threshold
     language
     en              0.1               0.0
-    yo             -4.9               0.0
+    yo             -4.8               0.0
     >>> plt.close(display.figure_)
     """
 
