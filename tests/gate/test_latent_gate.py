@@ -67,8 +67,10 @@ def copy_by_pickle(gate):
 )
 @parametrize_with_checks(
     [
-        *(LatentGate(calibration=c, rank=rank) for c in CALIBRATIONS for rank in (None, 1, 10)),
-        *(LatentGate(direction="probe", rank=rank, C=1.0) for rank in (None, 10)),
+        *(LatentGate(calibration=calibration) for calibration in CALIBRATIONS),
+        *(LatentGate(calibration=c, rank=10) for c in ("shrinkage", "refit")),
+        LatentGate(rank=1, C=1.0, direction="probe"),
+        LatentGate(C=1.0, direction="probe"),
     ],
 )
 def test_scikit_learns_own_checks(estimator, check):
