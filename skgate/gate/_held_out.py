@@ -27,6 +27,8 @@ class Fitted(NamedTuple):
     scores : ndarray of shape (n,)
         The source rows' scores, each by a probe that has not seen its language (or fold); by the
         probe itself if nothing could be left out.
+    seen_scores : ndarray of shape (n,)
+        Their scores by the probe itself.
     log_loss : dict of float to float
         The mean log loss of such scores for each value of C that was tried.
     """
@@ -34,6 +36,7 @@ class Fitted(NamedTuple):
     readout: Readout
     C: float
     scores: Floats
+    seen_scores: Floats
     log_loss: dict[float, float]
 
 
@@ -71,20 +74,22 @@ def fit_held_out(
     if folds is None:
         used = _WITHOUT_FOLDS if isinstance(C, str) else C
         readout = fitter.fit(used)
-        return Fitted(readout, used, readout.probe(readout.features(X)), {})
+        scores = readout.probe(readout.features(X))
+        return Fitted(readout, used, scores, scores, {})
     found, losses = {}, {}
     for one in GRID if isinstance(C, str) else (C,):
         readout = fitter.fit(one)
         scores = np.empty(len(X))
         for part in range(int(folds.max()) + 1):
             scores[folds == part] = fitter.fit_without(part, one)
-        found[one] = Fitted(readout, one, scores, {})
+        found[one] = readout, scores
         losses[one] = _losses(scores, harmful, weight, folds)
     means = {one: float(loss.mean()) for one, loss in losses.items()}
     best = min(means, key=means.__getitem__)
     margin = losses[best].std(ddof=1) / np.sqrt(len(losses[best]))
     chosen = min(one for one, mean in means.items() if mean <= means[best] + margin)
-    return found[chosen]._replace(log_loss=means)
+    readout, scores = found[chosen]
+    return Fitted(readout, chosen, scores, readout.probe(readout.features(X)), means)
 
 
 def _losses(scores: Floats, harmful: Bools, weight: Floats, folds: Folds) -> Floats:

@@ -67,8 +67,8 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         leaving out one source language at a time (see Notes).
     calibration : {"shrinkage", "refit", "threshold"} or None, default="shrinkage"
         How shots set a language's boundary (see Notes). "shrinkage" combines them with a prior
-        learned from the source languages; "refit" is the recipe of [1]_; "threshold" applies the
-        threshold rule of [1]_ to the source probe. None ignores shots, and leaves the pooled
+        learned from the source languages; "refit" is the calibration of [1]_; "threshold" applies
+        the threshold rule of [1]_ to the source probe. None ignores shots, and leaves the pooled
         boundary where the logistic regression puts it.
     direction : {"mean_difference", "probe"}, default="mean_difference"
         What ``direction_`` is: the difference of the class means, as in [1]_, or the direction in
@@ -151,13 +151,14 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     Let ``u_l`` be the unit difference of class means in source language l; ``basis_`` then holds
     the first right singular vectors of the stacked ``u_l``, not centered.
 
-    Whatever is said about scores of source rows is said about scores out of sample: each source
-    language is scored by a probe that was fitted to the others, or, if there is one source
-    language, each fifth of the rows by a probe fitted to the rest. ``C="auto"`` is the smallest
-    value whose log loss there exceeds the lowest by no more than one standard error over the
-    languages [2]_. The pooled source's boundary maximizes F1 of "harmful" on these scores, with
-    both classes weighing the same (the balanced F1 threshold rule of [1]_). Only ``rank=int`` with
-    "refit", the whole recipe of [1]_, takes the scores of the rows that the probe was fitted to.
+    Thresholds and priors come from scores out of sample: each source language is scored by a probe
+    that was fitted to the others. If there is one source language, each fifth of its rows is scored
+    by a probe fitted to the rest. ``C="auto"`` is the smallest value whose log loss on these scores
+    exceeds the lowest by no more than one standard error over the languages [2]_. The pooled
+    source's boundary maximizes F1 of "harmful" on them, with both classes weighing the same (the
+    balanced F1 threshold rule of [1]_).
+
+    ``calibration`` says how shots set a language's boundary:
 
     - "threshold": the same rule on the language's shots. Needs both classes.
     - "refit": a probe fitted on source rows and the language's shots, then the same rule on the
@@ -172,6 +173,10 @@ class LatentGate(VersionedPickle, LanguageClassifier):
       (:meth:`adapt`) update these priors. The boundary is ``a``; the decision function is the
       log-odds of the two normals, averaged over the uncertainty of ``a``. A source language's own
       rows count as its shots.
+
+    The recipe of [1]_ is ``LatentGate(rank=10, C=1.0, calibration="refit")`` on activations read
+    at ``position="last"``. As there, ``rank=int`` with "refit" sets the pooled source's boundary
+    by the scores of the rows that the probe was fitted to.
 
     Languages don't influence each other. "detect" compares a prompt with the mean of each
     language, in 64 random projections whitened within the source languages. This gives the

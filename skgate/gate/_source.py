@@ -70,9 +70,20 @@ class Source:
     totals: dict[str, tuple[Floats, float]]
 
     def statistics(self, name: str) -> ScoreStatistics:
-        """Summarize the scores of a language's rows."""
+        """Summarize the scores of a language's rows.
+
+        Gap and spread are out of sample. The middle is where the probe itself, which knows the
+        language, has it: probes of few other languages may place it far off.
+        """
         rows = self.groups[name]
-        return ScoreStatistics.of(self.fitted.scores[rows], self.harmful[rows], self.weight[rows])
+        harmful, weight = self.harmful[rows], self.weight[rows]
+        held_out, seen = (
+            ScoreStatistics.of(scores[rows], harmful, weight)
+            for scores in (self.fitted.scores, self.fitted.seen_scores)
+        )
+        if not held_out.has_both_classes:
+            return seen
+        return held_out._replace(mean=held_out.mean + seen.mean.mean() - held_out.mean.mean())
 
     def prior(self) -> LanguagePrior:
         """Learn what to expect of a new language by comparing each source with the others."""
@@ -179,7 +190,7 @@ def learn_source(
             UserWarning,
             stacklevel=find_stack_level(),
         )
-    # The paper's recipe, and the logistic regression's own boundary, need no held-out scores.
+    # The paper's subspace with "refit", and the probe's own boundary, need no held-out scores.
     by_itself = params.calibration is None or (
         params.calibration == "refit" and params.rank is not None
     )
@@ -195,7 +206,7 @@ def learn_source(
     fitted = fit_held_out(fitter, X, harmful, weight, folds if needs_folds else None, params.C)
     readout = fitted.readout
     if by_itself:
-        fitted = fitted._replace(scores=readout.probe(readout.features(X)))
+        fitted = fitted._replace(scores=fitted.seen_scores)
     if params.direction == "probe":
         direction = readout.on_activations().coef[steered]
         direction = direction / (np.linalg.norm(direction) or 1.0)

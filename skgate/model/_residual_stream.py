@@ -499,7 +499,8 @@ def is_edited(module: nn.Module) -> bool:
             return True
         if child._modules.get("parametrizations"):  # noqa: SLF001  (is_parametrized is slow)
             return True
-        registries += [child._forward_hooks, child._forward_pre_hooks]  # noqa: SLF001  (torch)
+        # Torch has no public way to list hooks; None and empty dicts are left out.
+        registries += filter(None, (child._forward_hooks, child._forward_pre_hooks))  # noqa: SLF001
     return any(
         getattr(hook, "__module__", None) not in _HARMLESS_HOOK_MODULES
         for hooks in registries

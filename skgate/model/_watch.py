@@ -170,16 +170,18 @@ class _ModuleState:
         self._module = weakref.ref(module)
         self._class = type(module)
         self._n_attributes = len(module.__dict__)
-        self._settings = [
-            (name, list(value) if isinstance(value, list) else value)
+        settings = {
+            name: list(value) if isinstance(value, list) else value
             for name, value in module.__dict__.items()
             if is_setting(name) and isinstance(value, _PLAIN)
-        ]
-        self._others = [
-            (name, id(value))
+        }
+        others = {
+            name: id(value)
             for name, value in module.__dict__.items()
             if name == "config" or (is_setting(name) and callable(value))
-        ]
+        }
+        self._names, self._values = list(settings), list(settings.values())
+        self._other_names, self._other_ids = list(others), list(others.values())
         self._adapters = repr(adapter_state(module))
 
     def holds(self, module: nn.Module) -> bool:
@@ -188,8 +190,8 @@ class _ModuleState:
             self._module() is module
             and type(module) is self._class
             and len(attributes) == self._n_attributes
-            and all(attributes.get(name) == value for name, value in self._settings)
-            and all(id(attributes.get(name)) == value for name, value in self._others)
+            and list(map(attributes.get, self._names)) == self._values
+            and list(map(id, map(attributes.get, self._other_names))) == self._other_ids
             and (self._adapters == "[]" or repr(adapter_state(module)) == self._adapters)
         )
 
