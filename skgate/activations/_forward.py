@@ -20,8 +20,8 @@ from torch import nn
 
 from skgate.model._batching import widest_pair
 from skgate.model._padding_limits import longest_padded
-from skgate.model._residual_stream import read_blocks
 from skgate.model._rope import depends_on_length, length_boundaries, reset_positions
+from skgate.model._stream_reading import read_blocks
 from skgate.model._trials import differ, is_exact, record_trial, trial_result
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from skgate._messages import PromptError
 from skgate.model._batching import left_padded_mask, length_batches, token_budget, widest_pair
 from skgate.model._lengths import count_positions
 from skgate.model._padding_limits import longest_padded
-from skgate.model._residual_stream import eval_mode, steer_block
+from skgate.model._residual_stream import eval_mode
 from skgate.model._rope import has_dynamic_frequencies, length_boundaries, reset_positions
+from skgate.model._stream_editing import steer_block
 from skgate.model._vocabulary import check_token_ids
 from skgate.steering._generation import (
     check_decoding,
@@ -120,7 +121,7 @@ class Engine:
             The unit direction of the edits.
         route : callable
             Takes the places of a batch's prompts and makes the route of that batch, as
-            :func:`skgate.model._residual_stream.steer_block` takes it.
+            :func:`skgate.model._stream_editing.steer_block` takes it.
 
         Returns
         -------

@@ -11,7 +11,7 @@ from skgate.activations._forward import read_batch
 from skgate.model._batching import left_padded_mask
 from skgate.model._lengths import count_positions
 from skgate.model._prompts import Request
-from skgate.model._residual_stream import Edit, steer_block
+from skgate.model._stream_editing import Edit, steer_block
 from skgate.model._trials import differ, is_exact, record_trial, trial_result
 from skgate.steering._generation import generate_batch
 

@@ -12,7 +12,7 @@ import torch
 
 from skgate.gate._languages import check_known, warn_unseen
 from skgate.model._fingerprint import digest
-from skgate.model._residual_stream import Edit, Route
+from skgate.model._stream_editing import Edit, Route
 
 if TYPE_CHECKING:
     from skgate.gate._latent_gate import LatentGate
@@ -90,7 +90,7 @@ class Router:
         Returns
         -------
         route : callable
-            See :func:`skgate.model._residual_stream.steer_block`.
+            See :func:`skgate.model._stream_editing.steer_block`.
         """
 
         def decide(rows: torch.Tensor) -> Edit:

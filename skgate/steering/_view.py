@@ -17,8 +17,9 @@ import torch
 
 from skgate._frames import to_plain
 from skgate._validation import check_language
-from skgate.model._residual_stream import Edit, Route, eval_mode, steer_block
+from skgate.model._residual_stream import eval_mode
 from skgate.model._rope import reset_positions
+from skgate.model._stream_editing import Edit, Route, steer_block
 from skgate.model._templates import PROBES
 from skgate.steering._generation import check_decoding
 from skgate.steering._input_check import InputCheck, find_inputs
@@ -77,7 +78,7 @@ def open_view(
         The unit direction of the edits.
     route_of_call : callable
         Takes the number of prompts of a call, and returns the call's route as
-        :func:`skgate.model._residual_stream.steer_block` takes it.
+        :func:`skgate.model._stream_editing.steer_block` takes it.
     on_template_mismatch : {"raise", "warn"}
         What to do about prompts that do not end as the gate's prompts do.
 
