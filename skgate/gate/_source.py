@@ -72,8 +72,8 @@ class Source:
     def statistics(self, name: str) -> ScoreStatistics:
         """Summarize the scores of a language's rows.
 
-        Gap and spread are out of sample. The middle is where the probe itself, which knows the
-        language, has it: probes of few other languages may place it far off.
+        Gap and spread are out of sample. The middle between the classes is that of the probe
+        itself, which has seen the language: one that has seen few others may place it far off.
         """
         rows = self.groups[name]
         harmful, weight = self.harmful[rows], self.weight[rows]

@@ -14,6 +14,7 @@ from torch.nn.modules import module as torch_module
 
 from skgate.model._blocks import list_modules
 
+# Hooks of these modules edit nothing, or only what skgate means to edit.
 HARMLESS_HOOK_MODULES = (
     "skgate.model._stream_reading",
     "skgate.model._stream_editing",

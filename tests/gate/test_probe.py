@@ -208,3 +208,14 @@ def test_a_gate_on_all_dimensions_keeps_one_number_of_every_shot(calibration):
         gate.partial_fit(X[:8], y[:8], language="sw")
         assert gate.language_book_.shots("sw").z.shape == (8, 1)
     assert gate.language_book_.calibrator.source is None
+
+
+def test_a_source_language_has_its_boundary_between_its_own_classes():
+    """Probes of two other languages may place it far off, if these lie elsewhere."""
+    for seed in range(8):
+        X, y, language = draw(np.random.default_rng(seed), 100, 12, ["de", "en", "fr"])
+        own = language == "en"
+        X[own] += 10 * np.eye(12)[0] * X.std(axis=0)
+        called = LatentGate().fit(X, y, language=language).predict(X[own], language="en")
+        false_alarms, misses = called[y[own] == 0].mean(), 1 - called[y[own] == 1].mean()
+        assert abs(false_alarms - misses) < 0.15

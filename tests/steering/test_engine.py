@@ -265,7 +265,7 @@ def test_nothing_is_left_behind(wrapper, model, tokenizer):
     for error in (ValueError("stop here"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
             wrapper.generate(MIXED, stopping_criteria=[Interrupt(error)])
-    with pytest.raises(ZeroDivisionError), wrapper.attach() as steered:  # noqa: PT012 (raises in use)
+    with pytest.raises(ZeroDivisionError), wrapper.attach() as steered:  # noqa: PT012 (using it raises)
         steered.generate(**apply_template(tokenizer, MIXED[:1]), max_new_tokens=2, pad_token_id=0)
         raise ZeroDivisionError
     assert count_hooks(model) == n_hooks
