@@ -112,26 +112,31 @@ def gain(one: pd.DataFrame, other: pd.DataFrame, languages: list[str], n_draws: 
     return f"{100 * whole:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def gain_caught(tables: list[pd.DataFrame], languages: list[str], n_draws: int) -> str:
-    """Compare the mean share of MultiJail's prompts that two gates catch."""
+def gain_caught(pairs: list[list[pd.DataFrame]], languages: list[str], n_draws: int) -> str:
+    """Compare the share of MultiJail's prompts that gates catch, averaged over pairs of gates."""
     rng = np.random.default_rng(0)
+    parts = [
+        [
+            [
+                table.loc[(table["language"] == language) & rows(table), "score"].to_numpy()
+                for rows in (_is_jail, _is_plain)
+            ]
+            for table in pair
+        ]
+        for pair in pairs
+        for language in languages
+    ]
     draws = []
     for i in range(n_draws + 1):
-        shares = []
-        for language in languages:
-            jail, plain = (
-                [
-                    table.loc[(table["language"] == language) & rows(table), "score"].to_numpy()
-                    for table in tables
-                ]
-                for rows in (_is_jail, _is_plain)
-            )
-            places = [np.arange(len(part[0])) for part in (jail, plain)]
-            if i:
-                places = [rng.choice(one, len(one)) for one in places]
-            shares.append(
-                [caught(a[places[0]], b[places[1]]) for a, b in zip(jail, plain, strict=True)]
-            )
+        # A language has the same prompts in all pairs, so that one draw serves all of them.
+        rows = [
+            [rng.choice(len(one), len(one)) if i else np.arange(len(one)) for one in part[0]]
+            for part in parts[: len(languages)]
+        ] * len(pairs)
+        shares = [
+            [caught(jail[own[0]], plain[own[1]]) for jail, plain in part]
+            for part, own in zip(parts, rows, strict=True)
+        ]
         draws.append(np.mean(shares, axis=0))
     difference = -np.diff(draws, axis=1)[:, 0] + 0.0  # (no -0.0)
     low, high = np.quantile(difference[1:], [0.025, 0.975])
@@ -174,6 +179,7 @@ def main() -> None:
     datasets.append((qwen, [jails(options.qwen, folder, jailed)]))
 
     scores, measures, gains, safety = [], [], [], []
+    blocks: dict[str, list[list[pd.DataFrame]]] = {}
     for data, others in datasets:
         layers = sorted({layer for layer, _ in data.at})
         sets = list(place_sets(layers))
@@ -204,8 +210,11 @@ def main() -> None:
                 compared = gain(own, base_own, data.targets, options.draws)
                 gains.append({**row, "balanced accuracy, points": compared})
                 if others:
-                    compared = gain_caught([table, base], against, min(options.draws, 500))
+                    compared = gain_caught([[table, base]], against, min(options.draws, 500))
                     safety.append({**row, "caught": compared})
+                    if len({place.split()[0] for place in places.split("+")}) == 1:
+                        kind = places.replace(places.split()[0], "each")
+                        blocks.setdefault(f"{kind}, {gate}", []).append([table, base])
     shown = pd.DataFrame(measures)
     common = ["dataset", "places", "gate", "C", "balanced accuracy", "AUC", "TPR at 5 % FPR"]
     print(shown[common].round(3).to_markdown(index=False))
@@ -217,6 +226,9 @@ def main() -> None:
     print(pd.DataFrame(gains).to_markdown(index=False))
     print(f"\nMultiJail, {' and '.join(against)}, caught at 5 % false alarms, against 0.1.0:\n")
     print(pd.DataFrame(safety).to_markdown(index=False))
+    print("\nThe same, mean of the two deepest blocks:\n")
+    for kind, pairs in blocks.items():
+        print(f"- {kind}: {gain_caught(pairs[-2:], against, min(options.draws, 500))}")
     pd.concat(scores).to_csv(folder / f"probe_{part}.csv", index=False)
 
 

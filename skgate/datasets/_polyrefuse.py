@@ -145,8 +145,9 @@ def fetch_polyrefuse(
         Which languages to load: ISO 639-1 codes among en de fr es it nl pl ru zh ja ar ko th yo. If
         None, all of them.
     data_home : path-like or None, default=None
-        The folder for downloads, which are kept in its subfolder ``polyrefuse``. If None, the
-        user's cache folder, ``pooch.os_cache("skgate")``. Not used if the files are read from
+        The folder for downloads, which are kept in its subfolder ``polyrefuse``: the texts of
+        prompts, harmful ones among them. If None, the user's cache folder,
+        ``pooch.os_cache("skgate")``. Not used if the files are read from
         ``base_path`` or ``SKGATE_DATA``.
     base_path : path-like or None, default=None
         A local copy of the public repository, with its folders ``PolyRefuse`` and

@@ -67,10 +67,9 @@ def copy_by_pickle(gate):
 )
 @parametrize_with_checks(
     [
-        *(LatentGate(calibration=calibration) for calibration in CALIBRATIONS),
-        *(LatentGate(calibration=c, rank=10) for c in ("shrinkage", "refit")),
-        LatentGate(rank=1, C=1.0, direction="probe"),
-        LatentGate(C=1.0, direction="probe"),
+        *(LatentGate(calibration=c, rank=r) for c in CALIBRATIONS for r in (None, 1, 10)),
+        *(LatentGate(rank=r, C=1.0, direction="probe") for r in (None, 1, 10)),
+        LatentGate(unknown_language="source"),
     ],
 )
 def test_scikit_learns_own_checks(estimator, check):

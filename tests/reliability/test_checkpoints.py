@@ -53,9 +53,9 @@ class Checkpoint:
             path, layer=LAYER, device="cpu", model_kwargs=model_kwargs or None
         )
 
-    def wrapper(self, **params):
-        """A fitted wrapper of the checkpoint."""
-        pipeline = make_pipeline(self.reader, pooled_gate(calibration="threshold"))
+    def wrapper(self, reader=None, **params):
+        """A fitted wrapper of the checkpoint, or of another reader."""
+        pipeline = make_pipeline(reader or self.reader, pooled_gate(calibration="threshold"))
         wrapper = SteeringWrapper(pipeline, generate_kwargs=GREEDY, **params)
         return wrapper.fit(PROMPTS, Y, language=LANGUAGE)
 
@@ -111,11 +111,14 @@ def test_unsteered_generation_by_path_equals_transformers(checkpoint):
 
 
 @every_kind
-def test_steered_generation_by_path_equals_the_slow_way(checkpoint):
+@pytest.mark.parametrize("road", ["path", "live"])
+def test_steered_generation_equals_the_slow_way(checkpoint, road):
     """Decisions and edits arrive at the right block of the right class."""
-    wrapper = checkpoint.wrapper(strength=2.0)
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    live = ActivationTransformer(model, tokenizer=tokenizer, layer=LAYER)
+    wrapper = checkpoint.wrapper(live if road == "live" else None, strength=2.0)
     replies, decisions = wrapper.generate(FEW, return_decisions=True)
-    model, tokenizer, gate = checkpoint.model, checkpoint.tokenizer, wrapper.gate_[-1]
+    gate = wrapper.gate_[-1]
     slow = [bare_steered(model, tokenizer, p, gate, LAYER, 2.0) for p in FEW]
     np.testing.assert_allclose(decisions["harm_score"], [s for s, _ in slow], rtol=1e-3, atol=1e-3)
     assert replies == [reply for _, reply in slow]

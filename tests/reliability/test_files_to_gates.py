@@ -1,6 +1,6 @@
 """From a file to a fitted gate in a few lines, without a notebook.
 
-The bodies of ``from_...`` are the documented snippets.
+The documented snippets themselves run in tests/test_documents.py.
 """
 
 from __future__ import annotations
