@@ -38,7 +38,7 @@ from skgate.datasets import fetch_polyrefuse
 
 N_PROMPTS = 12  # of each class
 N_TOKENS = 16
-STRENGTH = 6.0
+STRENGTH = 6.0  # at 2, Qwen's replies to the two prompts stay as they were
 GREEDY = {"do_sample": False, "max_new_tokens": N_TOKENS}
 
 
