@@ -8,7 +8,8 @@ import numpy as np
 
 from skgate.gate._detector import LanguageStatistics
 from skgate.gate._probe import LabelledRows, Probe, fit_probe, stack
-from skgate.gate._shift_prior import LanguagePrior, LanguageShift, ScoreStatistics
+from skgate.gate._scores import LabelledScores
+from skgate.gate._shift_posterior import LanguageShift, ShiftModel
 from skgate.gate._shift_sampler import adapt
 from skgate.gate._subspace import Floats
 from skgate.gate._thresholds import balanced_f1_threshold, round_scores
@@ -20,7 +21,7 @@ class Evidence:
 
     Attributes
     ----------
-    source : ScoreStatistics or None
+    source : LabelledScores or None
         What the language's rows among the source rows score on probes that have not seen them.
     shots : LabelledRows or None
         Labelled prompts given later.
@@ -30,7 +31,7 @@ class Evidence:
         Statistics of the activations of all its prompts.
     """
 
-    source: ScoreStatistics | None = None
+    source: LabelledScores | None = None
     shots: LabelledRows | None = None
     unlabelled: Floats = field(default_factory=lambda: np.zeros(0))
     statistics: LanguageStatistics | None = None
@@ -115,7 +116,7 @@ class Calibrator:
         The source probe.
     zero_shot : Probe
         The source probe with the pooled boundary of the source languages.
-    prior : LanguagePrior or None
+    shifts : ShiftModel or None
         What to expect of a new language; None unless ``method`` is "shrinkage".
     """
 
@@ -124,12 +125,12 @@ class Calibrator:
     source: LabelledRows | None
     probe: Probe
     zero_shot: Probe
-    prior: LanguagePrior | None
+    shifts: ShiftModel | None
 
     def calibrate(self, evidence: Evidence) -> Calibration:
         """Find the probe of a language."""
-        if self.prior is not None:
-            return self._by_shrinkage(self.prior, evidence)
+        if self.shifts is not None:
+            return self._by_shrinkage(self.shifts, evidence)
         shots = evidence.shots
         idle = Calibration(self.zero_shot, moved=evidence.is_empty)
         if self.method is None or shots is None or not shots.has_both_classes:
@@ -142,40 +143,40 @@ class Calibrator:
 
     def unseen(self) -> Calibration:
         """Find the probe of a language without any evidence."""
-        if self.prior is None:
+        if self.shifts is None:
             return Calibration(self.zero_shot)
-        return self._from_shift(self.prior, self.prior.unseen())
+        return self._from_shift(self.shifts, self.shifts.unseen)
 
-    def summarize(self, evidence: Evidence) -> ScoreStatistics:
-        """Summarize the labelled scores of a language."""
-        found = evidence.source or ScoreStatistics.none()
+    def scores(self, evidence: Evidence) -> LabelledScores:
+        """Return the labelled scores of a language."""
+        found = evidence.source or LabelledScores.none()
         if evidence.shots is not None:
             z, harmful, weight = evidence.shots
-            found = found + ScoreStatistics.of(self.probe(z), harmful, weight)
+            found = found + LabelledScores(self.probe(z), harmful, weight)
         return found
 
-    def _by_shrinkage(self, prior: LanguagePrior, evidence: Evidence) -> Calibration:
-        statistics = self.summarize(evidence)
+    def _by_shrinkage(self, shifts: ShiftModel, evidence: Evidence) -> Calibration:
+        scores = self.scores(evidence)
         if not len(evidence.unlabelled):
-            if not statistics.weight.any():
+            if not len(scores.scores):
                 return Calibration(self.zero_shot)
-            return self._from_shift(prior, prior.update(statistics))
-        adapted = adapt(prior, statistics, evidence.unlabelled)
+            return self._from_shift(shifts, shifts.update(scores))
+        adapted = adapt(shifts, scores, evidence.unlabelled)
         return replace(
-            self._from_shift(prior, adapted.shift),
+            self._from_shift(shifts, adapted.shift),
             none_harmful=adapted.none_harmful,
             settled=adapted.settled,
         )
 
-    def _from_shift(self, prior: LanguagePrior, shift: LanguageShift) -> Calibration:
+    def _from_shift(self, shifts: ShiftModel, shift: LanguageShift) -> Calibration:
         """Compute the log-odds of two normals, averaged over the boundary's uncertainty.
 
         ``logit(E[expit(x)])`` is close to ``E[x] / sqrt(1 + pi / 8 * Var[x])`` for a normal x.
         """
-        slope = shift.gap / (shift.width * prior.unit) ** 2
+        slope = shift.gap / (shift.width * shifts.prior.unit) ** 2
         scale = slope / np.sqrt(1 + np.pi / 8 * (slope * shift.deviation) ** 2)
         return Calibration(
             probe=self.probe.with_threshold(shift.boundary).scaled(scale),
             scale=float(scale),
-            interval=shift.interval(),
+            interval=shift.interval,
         )

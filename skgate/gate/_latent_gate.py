@@ -41,6 +41,7 @@ from skgate.gate._languages import (
 )
 from skgate.gate._operating_point import OperatingPoint, check_target, find_operating_point
 from skgate.gate._probe import LabelledRows
+from skgate.gate._shift_posterior import ShiftModel
 from skgate.gate._source import learn_source, steered_columns
 from skgate.gate._subspace import projection_gap
 
@@ -318,7 +319,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
             source=rows,
             probe=readout.probe,
             zero_shot=zero_shot,
-            prior=source.prior() if self.calibration == "shrinkage" else None,
+            shifts=ShiftModel(source.prior()) if self.calibration == "shrinkage" else None,
         )
         detector = LanguageDetector(X_source, list(source.groups.values()), weight[is_source])
         evidence: dict[Language, Evidence] = {}
@@ -327,7 +328,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
             if sources is None:  # the one pooled source has no name, and its rows are no shots
                 evidence[None] = Evidence(statistics=statistics)
             else:
-                evidence[name] = Evidence(source.statistics(name), statistics=statistics)
+                evidence[name] = Evidence(source.scores(name), statistics=statistics)
         book = LanguageBook.from_sources(readout, calibrator, detector, evidence)
         if language is not None and not is_source.all():
             rest = ~is_source
@@ -454,7 +455,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         (0.5, 1.0)
         """
         check_is_fitted(self)
-        if self.language_book_.calibrator.prior is None:
+        if self.language_book_.calibrator.shifts is None:
             raise ValueError(
                 f"Got calibration={self.language_book_.calibrator.method!r}, expected 'shrinkage': "
                 "only this one learns from unlabelled prompts."

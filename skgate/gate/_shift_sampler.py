@@ -7,16 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betaln, gammaln, log_expit, logsumexp, softmax
-from scipy.stats import t as student_t
 
-from skgate.gate._shift_prior import (
-    MIN_SQUEEZE,
-    TAILS,
-    WIDTH_ROWS,
-    LanguagePrior,
-    LanguageShift,
-    ScoreStatistics,
-)
+from skgate.gate._scores import LabelledScores
+from skgate.gate._shift_posterior import NORMAL, LanguageShift, ShiftModel, condense
+from skgate.gate._shift_prior import SCORE_TAILS, log_t
 from skgate.gate._subspace import Floats
 
 _NONE_HARMFUL = 0.25  # prior probability that no prompt is harmful
@@ -46,7 +40,7 @@ class Adaptation(NamedTuple):
     settled: bool
 
 
-def adapt(prior: LanguagePrior, shots: ScoreStatistics, scores: Floats) -> Adaptation:
+def adapt(model: ShiftModel, shots: LabelledScores, scores: Floats) -> Adaptation:
     """Learn a language's boundary from labelled and unlabelled scores.
 
     The unlabelled prompts are either all harmless, or a mixture of both classes with an unknown
@@ -55,10 +49,10 @@ def adapt(prior: LanguagePrior, shots: ScoreStatistics, scores: Floats) -> Adapt
 
     Parameters
     ----------
-    prior : LanguagePrior
+    model : ShiftModel
         What the source languages suggest.
-    shots : ScoreStatistics
-        Statistics of the labelled scores; may be empty.
+    shots : LabelledScores
+        The labelled scores; may be empty.
     scores : ndarray of shape (n,)
         The unlabelled scores.
 
@@ -67,8 +61,8 @@ def adapt(prior: LanguagePrior, shots: ScoreStatistics, scores: Floats) -> Adapt
     adaptation : Adaptation
         The posterior.
     """
-    model = _Model(prior, shots, *_condense(np.sort(scores)))
-    cases = [_sample(model, none_harmful) for none_harmful in (True, False)]
+    density = _Density(model, shots, *_condense(np.sort(scores)))
+    cases = [_sample(density, none_harmful) for none_harmful in (True, False)]
     log_odds = np.log([_NONE_HARMFUL, 1 - _NONE_HARMFUL]) + [case.evidence for case in cases]
     probability = np.exp(log_odds - logsumexp(log_odds))
     # Parameters: boundary, squeeze, log width. The mixture's fourth one, its share, is left out.
@@ -77,14 +71,15 @@ def adapt(prior: LanguagePrior, shots: ScoreStatistics, scores: Floats) -> Adapt
         p * (case.covariance[0, 0] + (case.mean[0] - mean[0]) ** 2)
         for p, case in zip(probability, cases, strict=True)
     )
-    width = float(np.exp(mean[2]))
-    misfit = width * prior.misfit * prior.unit
+    width, prior = float(np.exp(mean[2])), model.prior
+    boundary = float(mean[0])
+    deviation = float(np.hypot(np.sqrt(spread), width * prior.misfit * prior.unit))
     shift = LanguageShift(
-        boundary=prior.boundary + float(mean[0]),
-        deviation=float(np.hypot(np.sqrt(spread), misfit)),
-        gap=float(mean[1]) * width * prior.gap,
+        boundary=boundary,
+        deviation=deviation,
+        gap=float(mean[1]) * prior.gap,
         width=width,
-        rows=WIDTH_ROWS + float(shots.weight.sum()),
+        interval=(boundary - NORMAL * deviation, boundary + NORMAL * deviation),
     )
     settled = all(
         case.settled for p, case in zip(probability, cases, strict=True) if p > _NEGLIGIBLE
@@ -104,50 +99,36 @@ def _condense(scores: Floats) -> tuple[Floats, Floats]:
     return means, counts * min(1.0, _MAX_SCORES / len(scores))
 
 
-class _Model(NamedTuple):
+class _Density(NamedTuple):
     """Prior and likelihood of (boundary, squeeze, log width, log odds of the harmful share)."""
 
-    prior: LanguagePrior
-    shots: ScoreStatistics
+    model: ShiftModel
+    shots: LabelledScores
     scores: Floats
     counts: Floats
 
     def start(self, none_harmful: bool) -> tuple[Floats, Floats]:
         """Return the mean and covariance of the first proposal."""
-        prior = self.prior
-        known = prior.update(self.shots)
-        mean = [known.boundary - prior.boundary, prior.squeeze, prior.log_width, 0.0]
+        known = self.model.update(self.shots)
+        squeeze, log_width = known.gap / self.model.prior.gap, np.log(known.width)
         wide = (np.median(self.scores) - known.boundary) ** 2
-        variance = [2 * known.deviation**2 + wide, 4 * prior.squeeze_spread**2, 0.16, 4.0]
+        variance = [2 * known.deviation**2 + wide, 0.16, 0.16, 4.0]
         size = 3 if none_harmful else 4
-        return np.array(mean[:size]), np.diag(variance[:size])
+        return np.array([known.boundary, squeeze, log_width, 0.0][:size]), np.diag(variance[:size])
 
     def log_density(self, draws: Floats, none_harmful: bool) -> Floats:
         """Log of prior times likelihood, up to a constant that both cases share."""
-        prior = self.prior
+        prior = self.model.prior
         boundary, squeeze, log_width = draws.T[:3]
-        width = np.exp(log_width)
-        gap = squeeze * width * prior.gap
-        density = (
-            _log_t(boundary / prior.shift)
-            + _log_t((squeeze - prior.squeeze) / prior.squeeze_spread)
-            # The width's square is inverse gamma, as in LanguagePrior.width.
-            - WIDTH_ROWS * (log_width - prior.log_width)
-            - WIDTH_ROWS / 2 * np.exp(2 * (prior.log_width - log_width))
-            + np.where(squeeze > MIN_SQUEEZE, 0.0, -np.inf)
-        )
-        means = [prior.boundary + boundary + half * gap for half in (-0.5, 0.5)]
-        for c in (0, 1):
-            deviation = width * prior.spread[c]
-            residual = self.shots.residual[c]
-            residual = residual + self.shots.weight[c] * (self.shots.mean[c] - means[c]) ** 2
-            density -= residual / (2 * deviation**2) + self.shots.weight[c] * np.log(deviation)
-        harmless, harmful = (
-            -((self.scores - means[c][:, None]) ** 2)
-            / (2 * (width * prior.spread[c])[:, None] ** 2)
-            - np.log(width * prior.spread[c])[:, None]
-            for c in (0, 1)
-        )
+        density = prior.log_density(boundary, squeeze, log_width)
+        means, width = prior.means(boundary, squeeze), np.exp(log_width)
+        unlabelled = []
+        for label in (0, 1):
+            mean, scale = means[label][:, None], (width * prior.spread[label])[:, None]
+            scores, weights = condense(*self.shots.of_class(label))
+            density += log_t(scores - mean, scale, SCORE_TAILS) @ weights
+            unlabelled.append(log_t(self.scores - mean, scale, SCORE_TAILS))
+        harmless, harmful = unlabelled
         if none_harmful:
             return density + harmless @ self.counts
         share = draws[:, 3]
@@ -164,19 +145,14 @@ class _Sample(NamedTuple):
     settled: bool  # whether the effective sample size was reached
 
 
-def _log_t(x: Floats) -> Floats:
-    density: Floats = student_t.logpdf(x, TAILS)
-    return density
-
-
-def _sample(model: _Model, none_harmful: bool) -> _Sample:
+def _sample(target: _Density, none_harmful: bool) -> _Sample:
     """Adapt a t distribution to the posterior; return its evidence, mean and covariance.
 
     While the proposal misses the posterior, the weights are flattened (raised to a power below 1)
     until the effective sample size is reached.
     """
     rng = np.random.default_rng(0)
-    mean, covariance = model.start(none_harmful)
+    mean, covariance = target.start(none_harmful)
     size = len(mean)
     floor = np.diag(1e-6 * covariance.diagonal())
     nu = _PROPOSAL_TAILS
@@ -192,7 +168,7 @@ def _sample(model: _Model, none_harmful: bool) -> _Sample:
             - np.log(root.diagonal()).sum()
             - (nu + size) / 2 * np.log1p((normal**2).sum(axis=1) / shrink / nu)
         )
-        log_weight = model.log_density(draws, none_harmful) - log_proposal
+        log_weight = target.log_density(draws, none_harmful) - log_proposal
         evidence = float(logsumexp(log_weight) - np.log(_DRAWS))
         power = _flattening(log_weight)
         weight = softmax(power * log_weight)

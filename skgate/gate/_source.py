@@ -15,14 +15,8 @@ from skgate.gate._folds import find_folds
 from skgate.gate._held_out import Fitted, fit_held_out
 from skgate.gate._probe import LabelledRows, fit_probe
 from skgate.gate._readout import FullFitter, ProbeFitter, SubspaceFitter
-from skgate.gate._shift_prior import (
-    HeldOut,
-    LanguagePrior,
-    Scored,
-    ScoreStatistics,
-    hold_out,
-    learn_prior,
-)
+from skgate.gate._scores import LabelledScores, SourceScores
+from skgate.gate._shift_prior import ShiftPrior, learn_prior
 from skgate.gate._subspace import Bools, Floats, class_sums, cosine_within, direction_between
 from skgate.gate._thresholds import balanced_f1_threshold, round_scores
 
@@ -69,47 +63,27 @@ class Source:
     boundary: float
     totals: dict[str, tuple[Floats, float]]
 
-    def statistics(self, name: str) -> ScoreStatistics:
-        """Summarize the scores of a language's rows.
+    def scores(self, name: str) -> LabelledScores:
+        """Return the scores of a language's rows.
 
         Gap and spread are out of sample. The middle between the classes is that of the probe
         itself, which has seen the language: one that has seen few others may place it far off.
         """
         rows = self.groups[name]
-        harmful, weight = self.harmful[rows], self.weight[rows]
         held_out, seen = (
-            ScoreStatistics.of(scores[rows], harmful, weight)
+            LabelledScores(scores, self.harmful, self.weight).take(rows)
             for scores in (self.fitted.scores, self.fitted.seen_scores)
         )
-        if not held_out.has_both_classes:
+        one, other = held_out.statistics(), seen.statistics()
+        if not one.has_both_classes:
             return seen
-        return held_out._replace(mean=held_out.mean + seen.mean.mean() - held_out.mean.mean())
+        return held_out._replace(scores=held_out.scores + other.mean.mean() - one.mean.mean())
 
-    def prior(self) -> LanguagePrior:
-        """Learn what to expect of a new language by comparing each source with the others."""
-        groups = list(self.groups.values())
-        held_out = [] if len(groups) == 1 else [self._compare(rows) for rows in groups]
-        return learn_prior(
-            self._scored(np.ones(len(self.harmful), dtype=bool)),
-            self.boundary,
-            [one for one in held_out if one is not None],
-        )
-
-    def _compare(self, own: Bools) -> HeldOut | None:
-        """Compare a source language's scores with those of the others."""
-        others = self._scored(~own)
-        if others.harmful.all() or not others.harmful.any():
-            return None
-        boundary = balanced_f1_threshold(round_scores(others.scores), others.harmful, others.weight)
-        return hold_out(others, boundary, self._scored(own), _logistic_boundary)
-
-    def _scored(self, rows: Bools) -> Scored:
-        return Scored(
-            self.fitted.scores[rows],
-            self.harmful[rows],
-            self.weight[rows],
-            [one[rows] for one in self.groups.values() if one[rows].any()],
-        )
+    def prior(self) -> ShiftPrior:
+        """Learn what to expect of a new language from how the sources differ."""
+        rows = LabelledScores(self.fitted.scores, self.harmful, self.weight)
+        sources = SourceScores(rows, list(self.groups.values()))
+        return learn_prior(sources, self.boundary, _logistic_boundary)
 
 
 def steered_columns(source: ActivationSource | None, width: int) -> slice:
@@ -239,7 +213,8 @@ def _check_both_classes(languages: list[str], weights: Floats) -> None:
     )
 
 
-def _logistic_boundary(scored: Scored) -> float:
-    probe = fit_probe(LabelledRows(scored.scores[:, None], scored.harmful, scored.weight), 1.0)
+def _logistic_boundary(scored: LabelledScores) -> float:
+    scores, harmful, weight = scored
+    probe = fit_probe(LabelledRows(scores[:, None], harmful, weight), 1.0)
     slope = float(probe.coef[0])
-    return -probe.intercept / slope if slope else float(scored.scores.mean())
+    return -probe.intercept / slope if slope else float(scores.mean())

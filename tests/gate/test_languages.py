@@ -17,7 +17,9 @@ from shifted import SOURCES, D, draw, draw_sources, place, pooled_gate
 from skgate import LatentGate
 from skgate.gate import _calibration
 from skgate.gate._calibration import Calibrator
-from skgate.gate._shift_prior import LanguagePrior, ScoreStatistics
+from skgate.gate._scores import LabelledScores
+from skgate.gate._shift_posterior import ShiftModel
+from skgate.gate._shift_prior import ShiftPrior
 from skgate.gate._shift_sampler import adapt
 from skgate.steering._router import gate_version
 
@@ -29,14 +31,13 @@ some = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 seeds = st.integers(0, 10_000)
-PRIOR = LanguagePrior(
+PRIOR = ShiftPrior(
     boundary=0.0,
     gap=4.0,
     spread=np.ones(2),
-    shift=1.2,
-    squeeze=0.5,
-    squeeze_spread=0.2,
-    log_width=0.0,
+    shift=0.3,
+    squeeze=0.1,
+    near=0.9,
     misfit=0.05,
 )
 
@@ -420,14 +421,14 @@ def test_a_source_language_of_two_rows_does_not_spoil_the_prior(rows):
     X, y, language = rows
     few = (language != "de") | (np.arange(len(y)) < 2)
     gate = LatentGate().fit(X[few], y[few], language=language[few])
-    prior = gate.language_book_.calibrator.prior
-    assert 0.5 < prior.shift / prior.unit < 3
-    assert 0.1 < prior.squeeze < 2
+    prior = gate.language_book_.calibrator.shifts.prior
+    assert 0.1 < prior.shift < 1.5
+    assert 0.05 < prior.squeeze < 1
     same = np.repeat(X[:1], 4, axis=0)  # a language that tells nothing
     gate = LatentGate().fit(
         np.concatenate([X, same]), np.append(y, [0, 1, 0, 1]), np.append(language, ["xx"] * 4)
     )
-    assert np.isfinite(gate.language_book_.calibrator.prior.shift)
+    assert np.isfinite(gate.language_book_.calibrator.shifts.prior.shift)
 
 
 def test_a_call_that_fails_changes_nothing(rows):
@@ -601,7 +602,7 @@ def test_adapting_to_a_far_language_does_not_hang_on_the_draws(
     for seed in range(4):
         draws = np.random.default_rng(seed)
         monkeypatch.setattr(np.random, "default_rng", lambda _, draws=draws: draws)
-        found.append(adapt(PRIOR, ScoreStatistics(*np.zeros((3, 2))), scores).shift)
+        found.append(adapt(ShiftModel(PRIOR), LabelledScores.none(), scores).shift)
         monkeypatch.undo()
     boundaries = np.array([one.boundary for one in found])
     deviation = np.mean([one.deviation for one in found])
@@ -610,9 +611,9 @@ def test_adapting_to_a_far_language_does_not_hang_on_the_draws(
 
 
 def test_sampling_that_never_converges_warns(gate, monkeypatch):
-    none, scores = ScoreStatistics(*np.zeros((3, 2))), np.random.default_rng(33).normal(size=50)
-    assert adapt(PRIOR, none, scores).settled
-    astray = adapt(PRIOR._replace(spread=np.full(2, 1e-6)), none, scores)
+    none, scores = LabelledScores.none(), np.random.default_rng(33).normal(size=50)
+    assert adapt(ShiftModel(PRIOR), none, scores).settled
+    astray = adapt(ShiftModel(PRIOR._replace(spread=np.full(2, 1e-6))), none, scores)
     assert not astray.settled
     monkeypatch.setattr(_calibration, "adapt", lambda *_: astray._replace(none_harmful=0.0))
     X, _ = draw(np.random.default_rng(33), 20)

@@ -174,7 +174,7 @@ def test_thresholds_come_from_scores_out_of_sample():
     y = rng.integers(2, size=len(X))
     gate = LatentGate(C=1.0).fit(X, y, language=language)
     assert roc_auc_score(y, X @ gate.coef_[0]) > 0.95
-    prior = gate.language_book_.calibrator.prior
+    prior = gate.language_book_.calibrator.shifts.prior
     assert prior.gap < prior.unit  # nothing tells the classes apart
 
 
