@@ -156,11 +156,12 @@ class _Grid:
 
 
 def condense(scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Replace many scores by the means of neighbours, with their total weights."""
-    if len(scores) <= _MOST_SCORES:
+    """Replace many scores by means of equal shares of their weight, from low to high."""
+    if weights.sum() <= _MOST_SCORES:
         return scores, weights
     order = np.argsort(scores)
-    groups = np.array_split(order, _MOST_SCORES)
-    totals = np.array([weights[group].sum() for group in groups])
-    means = [np.average(scores[group], weights=weights[group]) for group in groups]
-    return np.array(means), totals
+    totals, sums = (
+        np.concatenate([[0.0], np.cumsum(values[order])]) for values in (weights, weights * scores)
+    )
+    shares = np.linspace(0.0, totals[-1], _MOST_SCORES + 1)
+    return np.diff(np.interp(shares, totals, sums)) / np.diff(shares), np.diff(shares)

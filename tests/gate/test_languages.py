@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from shifted import SOURCES, D, draw, draw_sources, place, pooled_gate
 
 from skgate import LatentGate
-from skgate.gate import _calibration
+from skgate.gate import _calibration, _shift_sampler
 from skgate.gate._calibration import Calibrator
 from skgate.gate._scores import LabelledScores
 from skgate.gate._shift_posterior import ShiftModel
@@ -613,7 +613,9 @@ def test_adapting_to_a_far_language_does_not_hang_on_the_draws(
 def test_sampling_that_never_converges_warns(gate, monkeypatch):
     none, scores = LabelledScores.none(), np.random.default_rng(33).normal(size=50)
     assert adapt(ShiftModel(PRIOR), none, scores).settled
-    astray = adapt(ShiftModel(PRIOR._replace(spread=np.full(2, 1e-6))), none, scores)
+    with monkeypatch.context() as few:
+        few.setattr(_shift_sampler, "_MOST_ROUNDS", 1)
+        astray = adapt(ShiftModel(PRIOR), none, 9 + 0.1 * scores)
     assert not astray.settled
     monkeypatch.setattr(_calibration, "adapt", lambda *_: astray._replace(none_harmful=0.0))
     X, _ = draw(np.random.default_rng(33), 20)

@@ -82,14 +82,14 @@ def test_one_bad_shot_does_not_sink_a_language():
     good = draw(np.random.default_rng(1), 8, boundary=1.0, gap=6.0)
     with_bad = good + scores(harmful=[-9.0])
     assert abs(MODEL.update(with_bad).boundary - MODEL.update(good).boundary) < 0.5
-    assert abs(middle(with_bad) - middle(good)) > 0.7  # the mean would follow
+    assert abs(middle(with_bad) - middle(good)) > 0.6  # the mean would follow
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_alone_leaves_more_doubt(label):
     rng = np.random.default_rng(2)
     found = MODEL.update(draw(rng, 200, boundary=-2.0, gap=5.0, classes=(label,)))
-    assert found.boundary == pytest.approx(-2.0, abs=1.0)
+    assert -3.0 < found.boundary < -0.4  # between the language's own and the sources'
     assert found.deviation > MODEL.update(draw(rng, 200, -2.0, 5.0)).deviation
 
 
@@ -150,6 +150,15 @@ def test_scores_without_spread_make_no_division_by_zero(values):
     model = ShiftModel(learn_prior(SourceScores(rows, [harmful | ~harmful]), 0.0, middle))
     found = model.update(draw(np.random.default_rng(5), 2))
     assert np.isfinite([*found[:4], *found.interval, *model.unseen[:4]]).all()
+
+
+def test_many_scores_count_like_their_weights():
+    rng = np.random.default_rng(6)
+    shots = draw(rng, 100)
+    weight = rng.integers(0, 3, size=200)
+    weighted = shots._replace(weight=weight.astype(float))
+    repeated = LabelledScores(*(np.repeat(part, weight) for part in shots))
+    assert MODEL.update(weighted).boundary == pytest.approx(MODEL.update(repeated).boundary)
 
 
 def test_a_pickle_holds_the_prior_alone():
