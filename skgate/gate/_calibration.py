@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from skgate.gate._detector import LanguageStatistics
+from skgate.gate._operating_point import OperatingPoint, find_operating_point
 from skgate.gate._probe import LabelledRows, Probe, fit_probe, stack
 from skgate.gate._scores import LabelledScores
 from skgate.gate._shift_posterior import LanguageShift, ShiftModel
@@ -27,6 +28,9 @@ class Evidence:
         Labelled prompts given later.
     unlabelled : ndarray of shape (n,)
         Scores of unlabelled prompts on the source probe.
+    unnamed : LabelledScores or None
+        The same as ``source`` for source rows without a language. They don't move the boundary,
+        which is theirs already, but tell error rates.
     statistics : LanguageStatistics or None
         Statistics of the activations of all its prompts.
     """
@@ -34,6 +38,7 @@ class Evidence:
     source: LabelledScores | None = None
     shots: LabelledRows | None = None
     unlabelled: Floats = field(default_factory=lambda: np.zeros(0))
+    unnamed: LabelledScores | None = None
     statistics: LanguageStatistics | None = None
 
     def __add__(self, other: Evidence) -> Evidence:
@@ -44,6 +49,7 @@ class Evidence:
             source=self.source,
             shots=stack(self.shots, other.shots),
             unlabelled=np.concatenate([self.unlabelled, other.unlabelled]),
+            unnamed=self.unnamed,
             statistics=statistics,
         )
 
@@ -90,6 +96,8 @@ class Calibration:
         Whether the sampling over the unlabelled prompts has converged.
     moved : bool
         Whether the evidence could move the boundary.
+    point : OperatingPoint or None
+        Where ``target_fpr`` holds; None if it is not set or not supported.
     """
 
     probe: Probe
@@ -98,6 +106,12 @@ class Calibration:
     none_harmful: float = 0.0
     settled: bool = True
     moved: bool = True
+    point: OperatingPoint | None = None
+
+    @property
+    def threshold(self) -> float:
+        """Log-odds above which a prompt counts as harmful."""
+        return 0.0 if self.point is None else self.point.threshold
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,8 @@ class Calibrator:
         The source probe with the pooled boundary of the source languages.
     shifts : ShiftModel or None
         What to expect of a new language; None unless ``method`` is "shrinkage".
+    target_fpr : float or None
+        Highest share of harmless prompts to call harmful; None for balanced errors.
     """
 
     method: str | None
@@ -126,9 +142,33 @@ class Calibrator:
     probe: Probe
     zero_shot: Probe
     shifts: ShiftModel | None
+    target_fpr: float | None = None
 
     def calibrate(self, evidence: Evidence) -> Calibration:
-        """Find the probe of a language."""
+        """Find the probe of a language, and its operating point."""
+        found = self._find_probe(evidence)
+        if self.target_fpr is None:
+            return found
+        scores = self.decided(evidence, found)
+        point = find_operating_point(scores.scores, scores.harmful, "fpr", self.target_fpr)
+        return replace(found, point=point)
+
+    def decided(self, evidence: Evidence, calibration: Calibration) -> LabelledScores:
+        """Return the log-odds of the labelled prompts that tell error rates.
+
+        These are the shots, and source rows that were scored by probes which have not seen them.
+        """
+        found = LabelledScores.none()
+        for rows in (evidence.source, evidence.unnamed):
+            if rows is not None and self.method in ("shrinkage", "threshold"):
+                boundary = self.probe.intercept - calibration.probe.intercept / calibration.scale
+                found += rows._replace(scores=calibration.scale * (rows.scores - boundary))
+        if evidence.shots is not None:
+            z, harmful, weight = evidence.shots
+            found += LabelledScores(calibration.probe(z), harmful, weight)
+        return found
+
+    def _find_probe(self, evidence: Evidence) -> Calibration:
         if self.shifts is not None:
             return self._by_shrinkage(self.shifts, evidence)
         shots = evidence.shots

@@ -18,7 +18,13 @@ from skgate._provenance import ActivationSource, check_same_source, recall
 from skgate._routing import check_language_is_routed
 from skgate._validation import check_language
 from skgate.gate._input import split_language
-from skgate.gate._languages import LanguageBook, Languages, check_known, warn_unseen
+from skgate.gate._languages import (
+    Decisions,
+    LanguageBook,
+    Languages,
+    check_known,
+    warn_unseen,
+)
 from skgate.gate._subspace import Floats
 
 
@@ -56,6 +62,9 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
     def harm_score(self, X: Any, language: Any = None) -> Floats:
         """Score prompts; greater than 0 means harmful, whatever the labels.
 
+        The score is the log-odds of ``harmful_label_``, assuming that both classes are equally
+        frequent, less the threshold of the language's operating point if ``target_fpr`` is set.
+
         Parameters
         ----------
         {activations}
@@ -64,7 +73,7 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         scores : ndarray of shape (n_prompts,)
-            Log-odds of ``harmful_label_``, assuming that both classes are equally frequent.
+            Harm scores.
 
         Warns
         -----
@@ -72,15 +81,7 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
             If a given language was never seen, or if languages are detected and more than a tenth
             of the prompts resemble none of the known languages.
         """
-        check_is_fitted(self)
-        X, language = self._check_prompts(X, language)
-        book = self.language_book_
-        if language is not None:
-            check_known(book, language, self.unknown_language)
-        scores, languages = book.decide(X, language, detect=self.unknown_language == "detect")
-        if language is None and book.detects(self.unknown_language):
-            warn_unseen(book, languages)
-        return scores
+        return self._decide(X, language).scores
 
     @fill_docstring
     def decision_function(self, X: Any, language: Any = None) -> Floats:
@@ -94,7 +95,7 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         scores : ndarray of shape (n_prompts,)
-            Log-odds of ``classes_[1]``: :meth:`harm_score`, or its negative.
+            :meth:`harm_score`, or its negative if ``classes_[1]`` is the harmless label.
         """
         scores = self.harm_score(X, language)
         return scores * harmful_sign(self)
@@ -129,10 +130,11 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         probabilities : ndarray of shape (n_prompts, 2)
-            ``expit`` of the decision function; columns follow ``classes_``.
+            Columns follow ``classes_``. They don't depend on ``target_fpr``: ``predict`` follows
+            the decision function, and may call a prompt harmless whose harm is more probable.
         """
-        scores = self.decision_function(X, language)
-        return np.column_stack([expit(-scores), expit(scores)])
+        log_odds = self._log_odds(X, language)
+        return np.column_stack([expit(-log_odds), expit(log_odds)])
 
     @fill_docstring
     def predict_log_proba(self, X: Any, language: Any = None) -> Floats:
@@ -148,8 +150,8 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
         log_probabilities : ndarray of shape (n_prompts, 2)
             Columns follow ``classes_``.
         """
-        scores = self.decision_function(X, language)
-        return np.column_stack([log_expit(-scores), log_expit(scores)])
+        log_odds = self._log_odds(X, language)
+        return np.column_stack([log_expit(-log_odds), log_expit(log_odds)])
 
     @fill_docstring
     def score(self, X: Any, y: Any, language: Any = None, sample_weight: Any = None) -> float:
@@ -205,6 +207,21 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X, _ = split_language(X, None, self.language_column)
         return self.language_book_.language_proba(self._check_activations(X))
+
+    def _log_odds(self, X: Any, language: Any) -> Floats:
+        """Compute the log-odds of ``classes_[1]``."""
+        return self._decide(X, language).log_odds * harmful_sign(self)
+
+    def _decide(self, X: Any, language: Any) -> Decisions:
+        check_is_fitted(self)
+        X, language = self._check_prompts(X, language)
+        book = self.language_book_
+        if language is not None:
+            check_known(book, language, self.unknown_language)
+        decisions = book.decide(X, language, detect=self.unknown_language == "detect")
+        if language is None and book.detects(self.unknown_language):
+            warn_unseen(book, decisions.languages)
+        return decisions
 
     def __sklearn_clone__(self) -> Self:
         check_language_is_routed()

@@ -14,8 +14,10 @@ from scipy.special import log_expit, logsumexp, softmax
 from skgate._base import find_stack_level
 from skgate.gate._calibration import Calibration, Calibrator, Evidence
 from skgate.gate._detector import LanguageDetector
+from skgate.gate._operating_point import CONFIDENCE, explain_missing
 from skgate.gate._probe import LabelledRows
 from skgate.gate._readout import Readout
+from skgate.gate._scores import LabelledScores
 from skgate.gate._subspace import Bools, Floats
 
 Languages = npt.NDArray[np.object_]
@@ -33,15 +35,23 @@ class Decisions(NamedTuple):
 
     Attributes
     ----------
-    scores : ndarray of shape (n,)
-        Log-odds of harmful; greater than 0 means harmful.
+    log_odds : ndarray of shape (n,)
+        Log-odds of harmful.
+    thresholds : ndarray of shape (n,)
+        Log-odds above which each prompt counts as harmful.
     languages : ndarray of shape (n,), dtype object
         The languages given or, if none was given, detected: "" stands for the shots without a
         language, None for a language never seen or not detected.
     """
 
-    scores: Floats
+    log_odds: Floats
+    thresholds: Floats
     languages: Languages
+
+    @property
+    def scores(self) -> Floats:
+        """Harm scores: greater than 0 means harmful."""
+        return self.log_odds - self.thresholds
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ class LanguageBook:
         sources: Mapping[Language, Evidence],
     ) -> LanguageBook:
         """Start a book with the source languages."""
-        pooled: dict[Language, Calibration] = {None: Calibration(calibrator.zero_shot)}
+        pooled: dict[Language, Calibration] = {None: calibrator.calibrate(Evidence())}
         found = {name: calibrator.calibrate(one) for name, one in sources.items()}
         return cls(readout, calibrator, detector, sources, sources, pooled | found)
 
@@ -153,7 +163,7 @@ class LanguageBook:
                 )
             del evidence[name], calibrations[name]
             if name is None:
-                calibrations[None] = Calibration(self.calibrator.zero_shot)
+                calibrations[None] = self.calibrator.calibrate(Evidence())
             if name in self.sources:
                 evidence[name] = self.sources[name]
                 calibrations[name] = self.calibrator.calibrate(evidence[name])
@@ -172,7 +182,8 @@ class LanguageBook:
         same_source = (
             np.array_equal(probes[0].coef, probes[1].coef)
             and probes[0].intercept == probes[1].intercept
-            and (mine.method, mine.C) == (theirs.method, theirs.C)
+            and (mine.method, mine.C, mine.target_fpr)
+            == (theirs.method, theirs.C, theirs.target_fpr)
             and set(self.sources) == set(other.sources)
         )
         if not same_source:
@@ -215,18 +226,19 @@ class LanguageBook:
         """
         detect = detect and len(self.languages) > 0
         given = np.full(len(X), None, dtype=object) if language is None else language
-        scores = np.empty(len(X))
+        log_odds, thresholds = np.empty(len(X)), np.empty(len(X))
         found = given.copy()
         for name in set(given):
             rows = given == name
             if detect and (name is None or name not in self.calibrations):
-                scores[rows], detected = self._mix(X[rows])
+                log_odds[rows], thresholds[rows], detected = self._mix(X[rows])
                 if name is None:
                     found[rows] = detected
             else:
-                probe = self.calibrations.get(name, self.calibrations[None]).probe
-                scores[rows] = probe(self.readout.features(X[rows]))
-        return Decisions(scores, found)
+                calibration = self.calibrations.get(name, self.calibrations[None])
+                log_odds[rows] = calibration.probe(self.readout.features(X[rows]))
+                thresholds[rows] = calibration.threshold
+        return Decisions(log_odds, thresholds, found)
 
     def shots(self, name: Language) -> LabelledRows:
         """Return the shots of a language; empty if there are none."""
@@ -235,6 +247,10 @@ class LanguageBook:
             z = np.zeros((0, len(self.calibrator.probe.coef)))
             return LabelledRows(z, np.zeros(0, dtype=np.bool_), np.zeros(0))
         return found
+
+    def decided(self, name: Language) -> LabelledScores:
+        """Return the log-odds of the labelled prompts that tell a language's error rates."""
+        return self.calibrator.decided(self.evidence.get(name, Evidence()), self.calibrations[name])
 
     def language_proba(self, X: Floats) -> Floats:
         """Compute the probabilities of the known languages and, last, of one never seen."""
@@ -251,13 +267,13 @@ class LanguageBook:
         basis = self.readout.basis
         found: list[object] = [unknown_language, b"" if basis is None else basis.tobytes()]
         for name, one in [*known, ("unseen", self.calibrator.unseen())]:
-            found += [name, one.probe.coef.tobytes(), one.probe.intercept]
+            found += [name, one.probe.coef.tobytes(), one.probe.intercept, one.threshold]
             statistics = self.evidence.get(name, Evidence()).statistics
             if statistics is not None and self.detects(unknown_language):
                 found += [statistics.total.tobytes(), statistics.weight]
         return found
 
-    def describe(self, sign: int) -> dict[str, npt.NDArray[Any]]:
+    def describe(self, sign: int) -> dict[str, Any]:
         """Compute the fitted attributes of a gate that depend on its languages.
 
         Parameters
@@ -267,7 +283,7 @@ class LanguageBook:
 
         Returns
         -------
-        attributes : dict of str to ndarray
+        attributes : dict
             The attributes by name; :class:`skgate.LatentGate` documents them.
         """
         pooled, known = self.calibrations[None], self.languages
@@ -292,6 +308,9 @@ class LanguageBook:
             "bias_interval_": np.sort(sign * pooled.scale * (threshold - intervals), axis=1),
             "n_shots_": np.array(n_shots, dtype=np.int64).reshape(-1, 2),
             "n_unlabelled_": np.array(n_unlabelled, dtype=np.int64),
+            "operating_points_": {
+                name: one.point for name, one in self.calibrations.items() if one.point is not None
+            },
         }
 
     def _extend(
@@ -320,7 +339,7 @@ class LanguageBook:
         known = [one for name in names if (one := self.evidence[name].statistics) is not None]
         return self.detector.log_likelihood(X, known), names
 
-    def _mix(self, X: Floats) -> tuple[Floats, Languages]:
+    def _mix(self, X: Floats) -> Decisions:
         """Average the decisions of all languages by their probability; find the most probable."""
         log_likelihood, names = self._log_likelihood(X)
         calibrations = [*(self.calibrations[name] for name in names), self.calibrator.unseen()]
@@ -329,8 +348,9 @@ class LanguageBook:
         log_odds: Floats = logsumexp(log_likelihood + log_expit(scores), axis=1) - logsumexp(
             log_likelihood + log_expit(-scores), axis=1
         )
+        thresholds = softmax(log_likelihood, axis=1) @ [one.threshold for one in calibrations]
         labels = np.array([*(name or "" for name in names), None], dtype=object)
-        return log_odds, labels[log_likelihood.argmax(axis=1)]
+        return Decisions(log_odds, thresholds, labels[log_likelihood.argmax(axis=1)])
 
 
 def names_in(language: Languages | None) -> list[Language]:
@@ -388,6 +408,20 @@ def warn_idle(book: LanguageBook, names: Iterable[Language]) -> None:
             warnings.warn(
                 f"The shots of language {name!r} don't move its boundary: calibration={method!r} "
                 f"{reason}.",
+                UserWarning,
+                stacklevel=find_stack_level(),
+            )
+
+
+def warn_untargeted(book: LanguageBook, names: Iterable[Language]) -> None:
+    """Warn about languages with too few labelled prompts for the target false positive rate."""
+    target = book.calibrator.target_fpr
+    for name in names:
+        if target is not None and book.calibrations[name].point is None:
+            n = int((~book.decided(name).harmful).sum())
+            warnings.warn(
+                f"The balanced threshold is used for language {name!r}, because "
+                f"{explain_missing(n, 'fpr', target, CONFIDENCE)}",
                 UserWarning,
                 stacklevel=find_stack_level(),
             )

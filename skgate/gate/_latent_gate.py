@@ -38,8 +38,14 @@ from skgate.gate._languages import (
     names_in,
     warn_idle,
     warn_uncertain,
+    warn_untargeted,
 )
-from skgate.gate._operating_point import OperatingPoint, check_target, find_operating_point
+from skgate.gate._operating_point import (
+    OperatingPoint,
+    check_target,
+    explain_missing,
+    find_operating_point,
+)
 from skgate.gate._probe import LabelledRows
 from skgate.gate._shift_posterior import ShiftModel
 from skgate.gate._source import learn_source, steered_columns
@@ -71,6 +77,11 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         learned from the source languages; "refit" is the calibration of [1]_; "threshold" applies
         the threshold rule of [1]_ to the source probe. None ignores shots, and leaves the pooled
         boundary where the logistic regression puts it.
+    target_fpr : float or None, default=None
+        Highest share of harmless prompts to call harmful, in every language whose labelled prompts
+        support it with 90 % confidence (``operating_points_``), for 0.05 at least 45 harmless ones.
+        :meth:`predict` and :class:`SteeringWrapper` follow; probabilities don't change. Other
+        languages keep the balanced threshold, with a warning. None is for balanced errors.
     direction : {"mean_difference", "probe"}, default="mean_difference"
         What ``direction_`` is: the difference of the class means, as in [1]_, or the direction in
         which the probe's score grows.
@@ -125,6 +136,9 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     bias_interval_ : ndarray of shape (n_languages, 2)
         90 % interval of the bias that is best for further prompts drawn like the language's shots;
         NaN if ``calibration`` is not "shrinkage".
+    operating_points_ : dict of str or None to OperatingPoint
+        The languages where ``target_fpr`` holds, with the bounds of both error rates and their
+        confidence. The thresholds are log-odds. None stands for prompts without a language.
     n_shots_ : ndarray of shape (n_languages, 2)
         Shots per language and class (columns follow ``classes_``), without source rows.
     n_unlabelled_ : ndarray of shape (n_languages,)
@@ -217,6 +231,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         "rank": [Interval(Integral, 1, None, closed="left"), None],
         "C": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "calibration": [StrOptions({"shrinkage", "refit", "threshold"}), None],
+        "target_fpr": [Interval(Real, 0, 1, closed="neither"), None],
         "direction": [StrOptions({"mean_difference", "probe"})],
         "source_languages": ["array-like", None],
         "unknown_language": [StrOptions({"detect", "source", "error"})],
@@ -233,6 +248,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         rank: int | None = None,
         C: float | str = "auto",
         calibration: str | None = "shrinkage",
+        target_fpr: float | None = None,
         direction: str = "mean_difference",
         source_languages: Sequence[str] | None = None,
         unknown_language: str = "detect",
@@ -242,6 +258,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         self.rank = rank
         self.C = C
         self.calibration = calibration
+        self.target_fpr = target_fpr
         self.direction = direction
         self.source_languages = source_languages
         self.unknown_language = unknown_language
@@ -320,13 +337,14 @@ class LatentGate(VersionedPickle, LanguageClassifier):
             probe=readout.probe,
             zero_shot=zero_shot,
             shifts=ShiftModel(source.prior()) if self.calibration == "shrinkage" else None,
+            target_fpr=self.target_fpr,
         )
         detector = LanguageDetector(X_source, list(source.groups.values()), weight[is_source])
         evidence: dict[Language, Evidence] = {}
         for name in source.groups:
             statistics = detector.summarize(*source.totals[name])
             if sources is None:  # the one pooled source has no name, and its rows are no shots
-                evidence[None] = Evidence(statistics=statistics)
+                evidence[None] = Evidence(unnamed=source.scores(name), statistics=statistics)
             else:
                 evidence[name] = Evidence(source.scores(name), statistics=statistics)
         book = LanguageBook.from_sources(readout, calibrator, detector, evidence)
@@ -334,6 +352,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
             rest = ~is_source
             book = book.add(X[rest], harmful[rest], weight[rest], language[rest])
             warn_idle(book, names_in(language[rest]))
+        warn_untargeted(book, evidence if language is None else book.languages)
 
         projections = X_source @ source.direction
         fitted = {
@@ -404,6 +423,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         self._check_source(X)
         book = self.language_book_.add(X, y == self.harmful_label_, weight, language)
         warn_idle(book, names_in(language))
+        warn_untargeted(book, names_in(language))
         return _take(self, book)
 
     @fill_docstring
@@ -566,15 +586,15 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         -------
         point : OperatingPoint
             Its ``threshold`` applies to ``harm_score`` of the gate as it is now. Apply it
-            yourself, since ``predict`` and :class:`SteeringWrapper` ignore it. Only shots are
-            used: the probe was fitted to the source rows, so bounds from these would be too
-            optimistic. With "refit", the probe is fitted to the shots as well, so the bounds are
-            too optimistic.
+            yourself; ``target_fpr`` sets one that ``predict`` and :class:`SteeringWrapper` follow.
+            It rests on the shots and, for "shrinkage" and "threshold", on the source rows of the
+            language, scored by probes that have not seen them. With "refit", the probe is fitted
+            to the shots, so the bounds are too optimistic.
 
         Raises
         ------
         ValueError
-            If the shots can't support the target; the message says what they can support.
+            If the labelled prompts don't support the target; the message says what they would.
 
         References
         ----------
@@ -611,11 +631,14 @@ class LatentGate(VersionedPickle, LanguageClassifier):
                 f"Got language={language!r}, which the gate has never seen, expected one of "
                 f"{book.languages}."
             )
-        shots = book.shots(language)
-        scores = book.calibrations[language].probe(shots.z)
-        return find_operating_point(
-            scores, shots.harmful, rate, target, float(confidence), language
-        )
+        scores = book.decided(language)
+        values = scores.scores - book.calibrations[language].threshold
+        point = find_operating_point(values, scores.harmful, rate, target, float(confidence))
+        if point is None:
+            n = int((scores.harmful == (rate == "fnr")).sum())
+            reason = explain_missing(n, rate, target, confidence)
+            raise ValueError(f"Got language={language!r}, of which {reason}")
+        return point
 
     def suggest(self, X: Any, language: str | None = None, n: int = 8) -> npt.NDArray[np.intp]:
         """Choose prompts to label that narrow down a boundary more than random ones.

@@ -12,6 +12,8 @@ from sklearn.utils.validation import check_scalar
 from skgate._base import set_module
 from skgate.gate._subspace import Bools, Floats
 
+CONFIDENCE = 0.9
+
 
 @set_module("skgate")
 @dataclass(frozen=True)
@@ -71,14 +73,14 @@ def check_target(
     return rate, float(target)
 
 
+def rows_needed(target: float, confidence: float) -> int:
+    """Return how many prompts of a class support a target for its error rate."""
+    return int(np.ceil(np.log(1 - confidence) / np.log1p(-target)))
+
+
 def find_operating_point(
-    scores: Floats,
-    harmful: Bools,
-    rate: str,
-    target: float,
-    confidence: float,
-    language: str | None,
-) -> OperatingPoint:
+    scores: Floats, harmful: Bools, rate: str, target: float, confidence: float = CONFIDENCE
+) -> OperatingPoint | None:
     """Find the threshold that meets a target for one error rate and is best for the other.
 
     The threshold is an order statistic of the scores of the class that the error concerns, so the
@@ -95,20 +97,13 @@ def find_operating_point(
         The rate that the target is for.
     target : float
         Largest rate allowed.
-    confidence : float
+    confidence : float, default=0.9
         Confidence of each bound.
-    language : str or None
-        Language, for messages.
 
     Returns
     -------
-    point : OperatingPoint
-        The threshold and its bounds.
-
-    Raises
-    ------
-    ValueError
-        If there are too few labelled prompts for the target.
+    point : OperatingPoint or None
+        The threshold and its bounds; None if there are too few labelled prompts for the target.
 
     References
     ----------
@@ -123,15 +118,8 @@ def find_operating_point(
     # P(score > own[i]) ~ Beta(n - i, i + 1) for i = 0 ... n - 1
     bounds = beta.ppf(confidence, n - np.arange(n), np.arange(n) + 1)
     allowed = np.flatnonzero(bounds <= target)
-    kind = "harmless" if rate == "fpr" else "harmful"
     if not len(allowed):
-        needed = int(np.ceil(np.log(1 - confidence) / np.log1p(-target)))
-        best = f"{bounds[-1]:.3g}" if n else "1"
-        raise ValueError(
-            f"Got target_{rate}={target}, which the {n} {kind} shots of language {language!r} "
-            f"can't support with {confidence:.0%} confidence: the lowest rate they support is "
-            f"{best}. Expected at least {needed} {kind} shots."
-        )
+        return None
     i = int(allowed[0])
     threshold = own[i]
     errors = int((other <= threshold).sum())
@@ -148,4 +136,14 @@ def find_operating_point(
     n_harmful = int(harmful.sum())
     return OperatingPoint(
         float(threshold), fpr_bound, fnr_bound, confidence, len(scores) - n_harmful, n_harmful
+    )
+
+
+def explain_missing(n: int, rate: str, target: float, confidence: float) -> str:
+    """Say why ``n`` prompts of a class don't support a target, and what they would support."""
+    best = float(beta.ppf(confidence, 1, n)) if n else 1.0
+    return (
+        f"the {n} {'harmless' if rate == 'fpr' else 'harmful'} prompts don't support "
+        f"target_{rate}={target} with {confidence:.0%} confidence: the lowest rate they support is "
+        f"{best:.3g}. Expected at least {rows_needed(target, confidence)}."
     )

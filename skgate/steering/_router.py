@@ -97,15 +97,16 @@ class Router:
             repeats = len(rows) // len(batch)  # beams and return sequences, below each other
             language = None if self._languages is None else self._languages[batch]
             activations = rows[::repeats].double().cpu().numpy()
-            scores, found = self._book.decide(
+            decisions = self._book.decide(
                 activations, language, detect=self._unknown_language == "detect"
             )
+            scores = decisions.scores
             if not np.isfinite(scores).all():
                 raise RuntimeError(
                     "The gate read activations that are not finite, as after an overflow in "
                     "float16. Load the model in bfloat16 or float32."
                 )
-            self._scores[batch], self._found[batch] = scores, found
+            self._scores[batch], self._found[batch] = scores, decisions.languages
             harmful = torch.from_numpy(scores > 0).repeat_interleave(repeats)
             return Edit(add=harmful * self._add, ablate=~harmful * self._ablate)
 
