@@ -96,6 +96,8 @@ class Calibration:
         Whether the sampling over the unlabelled prompts has converged.
     moved : bool
         Whether the evidence could move the boundary.
+    weak : float
+        Probability that no threshold tells the language's classes apart; 0 if it is not known.
     point : OperatingPoint or None
         Where ``target_fpr`` holds; None if it is not set or not supported.
     """
@@ -106,6 +108,7 @@ class Calibration:
     none_harmful: float = 0.0
     settled: bool = True
     moved: bool = True
+    weak: float = 0.0
     point: OperatingPoint | None = None
 
     @property
@@ -219,4 +222,5 @@ class Calibrator:
             probe=self.probe.with_threshold(shift.boundary).scaled(scale),
             scale=float(scale),
             interval=shift.interval,
+            weak=shift.weak,
         )

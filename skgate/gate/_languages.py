@@ -27,6 +27,7 @@ NO_COPY = (
     "Got a gate fitted on other source rows or with other parameters as other, expected copies of "
     "one fitted gate, calibrated on different languages."
 )
+LIKELY = 0.75  # probability of a weak signal that is worth a warning
 _UNSEEN_SHARE = 0.1  # share of a call's rows above which unseen languages are worth a warning
 
 
@@ -252,6 +253,10 @@ class LanguageBook:
         """Return the log-odds of the labelled prompts that tell a language's error rates."""
         return self.calibrator.decided(self.evidence.get(name, Evidence()), self.calibrations[name])
 
+    def labelled_scores(self, name: Language) -> LabelledScores:
+        """Return the scores of a language's labelled prompts on the source probe."""
+        return self.calibrator.scores(self.evidence.get(name, Evidence()))
+
     def language_proba(self, X: Floats) -> Floats:
         """Compute the probabilities of the known languages and, last, of one never seen."""
         log_likelihood, names = self._log_likelihood(X)
@@ -425,6 +430,28 @@ def warn_untargeted(book: LanguageBook, names: Iterable[Language]) -> None:
                 UserWarning,
                 stacklevel=find_stack_level(),
             )
+
+
+def warn_weak(book: LanguageBook, names: Iterable[Language]) -> None:
+    """Warn about languages that no threshold helps, and where shots leave errors unknown."""
+    for name in names:
+        if not book.calibrations[name].moved:
+            continue  # warn_idle tells
+        harmful = book.labelled_scores(name).harmful
+        if harmful.all():
+            message = (
+                f"Got harmful shots alone of language {name!r}: how many harmless prompts the gate "
+                "calls harmful can't be known. Expected harmless ones as well."
+            )
+        elif book.calibrations[name].weak > LIKELY and harmful.any():
+            message = (
+                f"The scores of harmful and harmless prompts in language {name!r} hardly differ: "
+                "no threshold is likely to err on fewer than a quarter of them, and more shots "
+                "won't help. See diagnose; read the model at another layer or position."
+            )
+        else:
+            continue
+        warnings.warn(message, UserWarning, stacklevel=find_stack_level())
 
 
 def warn_uncertain(book: LanguageBook, names: Iterable[Language]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from sklearn.utils.validation import check_is_fitted, check_scalar
 
 from skgate._base import (
@@ -24,6 +25,7 @@ from skgate._provenance import ActivationSource, recall
 from skgate.gate._calibration import Calibrator, Evidence
 from skgate.gate._decisions import LanguageClassifier, harmful_sign
 from skgate.gate._detector import LanguageDetector
+from skgate.gate._diagnosis import diagnose
 from skgate.gate._input import (
     check_labels,
     check_rows,
@@ -39,6 +41,7 @@ from skgate.gate._languages import (
     warn_idle,
     warn_uncertain,
     warn_untargeted,
+    warn_weak,
 )
 from skgate.gate._operating_point import (
     OperatingPoint,
@@ -424,6 +427,7 @@ class LatentGate(VersionedPickle, LanguageClassifier):
         book = self.language_book_.add(X, y == self.harmful_label_, weight, language)
         warn_idle(book, names_in(language))
         warn_untargeted(book, names_in(language))
+        warn_weak(book, names_in(language))
         return _take(self, book)
 
     @fill_docstring
@@ -639,6 +643,61 @@ class LatentGate(VersionedPickle, LanguageClassifier):
             reason = explain_missing(n, rate, target, confidence)
             raise ValueError(f"Got language={language!r}, of which {reason}")
         return point
+
+    def diagnose(self, language: str | None = None) -> pd.DataFrame:
+        """Tell languages that need a threshold of their own from those that no threshold helps.
+
+        The table is computed from the posterior of a language's class means and width (see Notes
+        of the class), given its shots and its source rows. It speaks of prompts drawn like these.
+
+        Parameters
+        ----------
+        language : str, default=None
+            One language. If None, every known one.
+
+        Returns
+        -------
+        table : DataFrame
+            Index ``language``. ``n_harmless`` and ``n_harmful`` count the labelled prompts; ``auc``
+            is the probability that a harmful prompt scores higher than a harmless one, ``error``
+            the mean of both error rates at the language's balanced boundary, ``least_error`` that
+            at the best one. Each is a posterior mean, with a 90 % interval in ``..._low`` and
+            ``..._high``. ``verdict`` is "weak signal: at best about N % errors" if every threshold
+            errs on a quarter of the prompts or more, with a probability above 0.75; "separable" if
+            this probability is below 0.1, and "too few shots to tell" in between.
+
+        Raises
+        ------
+        ValueError
+            If ``calibration`` is not "shrinkage", or a language was never seen.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skgate import LatentGate
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.tile([0, 1], 100)
+        >>> X = rng.normal(size=(200, 8)) + 4 * y[:, None]
+        >>> gate = LatentGate().fit(X, y, language=np.repeat(["de", "en"], 100))
+        >>> gate = gate.partial_fit(X[:16] - 3, y[:16], language="sw")
+        >>> gate.diagnose("sw")["verdict"].item()
+        'separable'
+        """
+        check_is_fitted(self)
+        book = self.language_book_
+        if book.calibrator.shifts is None:
+            raise ValueError(
+                f"Got calibration={book.calibrator.method!r}, expected 'shrinkage': only this one "
+                "models the scores of a language."
+            )
+        _check_one_language(language)
+        if language is not None and language not in book.languages:
+            raise ValueError(
+                f"Got language={language!r}, which the gate has never seen, expected one of "
+                f"{book.languages}."
+            )
+        names = book.languages if language is None else [language]
+        return diagnose(book, book.calibrator.shifts, names)
 
     def suggest(self, X: Any, language: str | None = None, n: int = 8) -> npt.NDArray[np.intp]:
         """Choose prompts to label that narrow down a boundary more than random ones.

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import ndtr, stdtr
 
 from skgate.gate._scores import LabelledScores
 from skgate.gate._shift_prior import SCORE_TAILS, ShiftPrior, log_t
@@ -16,6 +17,7 @@ _REACH = 5.0  # how far the grid extends beyond the sources' means, in their sta
 _STEP = 0.025  # of the reach
 _MARGIN = 2.0  # the grid extends this far beyond the median of a class
 _MOST_SCORES = 32  # of a class
+WEAK = 0.25  # an error rate that no calibration mends
 _LEVEL = 0.9  # of the intervals
 NORMAL = 1.6449  # the quantile of the standard normal distribution for this level
 
@@ -36,6 +38,8 @@ class LanguageShift(NamedTuple):
         Scale of the scores within a class, relative to the sources'.
     interval : (float, float)
         90 % interval of the boundary.
+    weak : float
+        Probability that every threshold errs on a quarter of the prompts or more.
     """
 
     boundary: float
@@ -43,6 +47,33 @@ class LanguageShift(NamedTuple):
     gap: float
     width: float
     interval: tuple[float, float]
+    weak: float
+
+
+class Estimate(NamedTuple):
+    """Posterior mean and 90 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Quality(NamedTuple):
+    """How well the classes of a language can be told apart by their scores.
+
+    Attributes
+    ----------
+    auc : Estimate
+        Probability that a harmful prompt scores higher than a harmless one.
+    error : Estimate
+        Mean of both error rates at the language's boundary.
+    least_error : Estimate
+        The same at the best boundary.
+    """
+
+    auc: Estimate
+    error: Estimate
+    least_error: Estimate
 
 
 class ShiftModel:
@@ -70,7 +101,14 @@ class ShiftModel:
     def update(self, shots: LabelledScores) -> LanguageShift:
         """Update the prior by any number of labelled scores, of one class or both."""
         classes = [condense(*shots.of_class(label)) for label in (0, 1)]
-        return self._grid(classes).posterior(classes)
+        grid = self._grid(classes)
+        return grid.summarize(grid.posterior(classes))
+
+    def quantify(self, shots: LabelledScores) -> Quality:
+        """Quantify how well the classes of a language can be told apart."""
+        classes = [condense(*shots.of_class(label)) for label in (0, 1)]
+        grid = self._grid(classes)
+        return grid.quantify(grid.posterior(classes))
 
     def _grid(self, classes: list[tuple[Floats, Floats]]) -> _Grid:
         """Find the grid that covers scores, made once for each reach."""
@@ -98,10 +136,12 @@ class _Grid:
         self.order = np.argsort(boundary, axis=None)
         self.density = [
             np.exp(log_t(self.means[:, None, None] - self.means[:, None], scale, SCORE_TAILS))
-            for scale in (_WIDTHS * spread for spread in prior.spread)
+            for scale in self._scales()
         ]
+        both = _WIDTHS * prior.spread.sum()
+        self.least_error = stdtr(SCORE_TAILS, -self.gap[..., None] / both)
 
-    def posterior(self, classes: list[tuple[Floats, Floats]]) -> LanguageShift:
+    def posterior(self, classes: list[tuple[Floats, Floats]]) -> Floats:
         """Update the prior by the (scores, weights) of the classes."""
         tables = [
             np.tensordot(
@@ -109,13 +149,14 @@ class _Grid:
                 log_t(scores[:, None, None] - self.means[:, None], scale, SCORE_TAILS),
                 1,
             )
-            for (scores, weights), scale in zip(
-                classes, (_WIDTHS * spread for spread in self.prior.spread), strict=True
-            )
+            for (scores, weights), scale in zip(classes, self._scales(), strict=True)
         ]
         log_joint = self.log_prior + tables[0][:, None] + tables[1][None]
-        joint = np.exp(log_joint - log_joint.max())
-        joint /= joint.sum()
+        joint: Floats = np.exp(log_joint - log_joint.max())
+        return joint / joint.sum()
+
+    def summarize(self, joint: Floats) -> LanguageShift:
+        """Summarize a posterior."""
         of_means = joint.sum(axis=2)
         boundary, deviation = self._moments(of_means)
         low, high = self._quantiles(of_means)
@@ -131,7 +172,26 @@ class _Grid:
                 min(best, boundary - float(np.hypot(boundary - low, NORMAL * misfit))),
                 max(best, boundary + float(np.hypot(high - boundary, NORMAL * misfit))),
             ),
+            weak=float(joint[self.least_error >= WEAK].sum()),
         )
+
+    def quantify(self, joint: Floats) -> Quality:
+        """Quantify how well the classes can be told apart."""
+        best = self._least_error(joint)
+        beyond = [
+            stdtr(SCORE_TAILS, sign * (self.means[:, None] - best) / scale)
+            for sign, scale in zip((1, -1), self._scales(), strict=True)
+        ]
+        # The difference of two scores is about normal.
+        noise = _WIDTHS * np.sqrt((self.prior.spread**2).sum() * SCORE_TAILS / (SCORE_TAILS - 2))
+        return Quality(
+            auc=_estimate(joint, ndtr(self.gap[..., None] / noise)),
+            error=_estimate(joint, (beyond[0][:, None] + beyond[1][None]) / 2),
+            least_error=_estimate(joint, self.least_error),
+        )
+
+    def _scales(self) -> list[Floats]:
+        return [_WIDTHS * spread for spread in self.prior.spread]
 
     def _moments(self, of_means: Floats) -> tuple[float, float]:
         mean = float((of_means * self.boundary).sum())
@@ -153,6 +213,14 @@ class _Grid:
             return float(self.means[i])
         share = -excess[i] / (excess[i + 1] - excess[i])
         return float(self.means[i] + share * (self.means[i + 1] - self.means[i]))
+
+
+def _estimate(joint: Floats, values: Floats) -> Estimate:
+    order = np.argsort(values, axis=None)
+    total = np.cumsum(joint.ravel()[order])
+    at = np.searchsorted(total, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    low, high = values.ravel()[order[np.minimum(at, len(total) - 1)]]
+    return Estimate(float((joint * values).sum()), float(low), float(high))
 
 
 def condense(scores: Floats, weights: Floats) -> tuple[Floats, Floats]:

@@ -20,7 +20,6 @@ from skgate.gate._scores import LabelledScores, SourceScores
 from skgate.gate._subspace import Floats
 
 SCORE_TAILS = 5.0  # degrees of freedom of a language's scores: one bad shot does not sink it
-MIN_SQUEEZE = 0.05  # harmful prompts score higher than harmless ones
 
 # Assumptions about a new language. Round numbers; docs/benchmarks.md shows the effect of halving
 # and doubling them. Shifts are in standard deviations of the scores within a class.
@@ -29,7 +28,7 @@ _SHIFT, _SQUEEZE = 0.35, 0.12  # narrow scales, as far as four source languages'
 _BELIEF = 4.0
 _NEAR, _FAR = 4.0, 1.0  # languages that hardly shift, and that shift far, beside the sources
 _BROAD_SHIFT = 1.5
-_BROAD_SQUEEZE = (0.1, 1.1)
+_BROAD_SQUEEZE = 1.1  # the largest; harmful prompts always score higher than harmless ones
 _WIDTHS = (0.15, 0.5)  # standard deviations of the logarithm of w: narrow, broad
 _MIN_GAP, _MAX_GAP = 0.5, 12.0  # of the sources, in standard deviations
 
@@ -82,15 +81,14 @@ class ShiftPrior(NamedTuple):
     def log_density(self, boundary: Floats, squeeze: Floats, log_width: Floats) -> Floats:
         """Compute the logarithm of the prior's density."""
         shift = (boundary - self.boundary) / self.unit
-        low, high = _BROAD_SQUEEZE
         with np.errstate(divide="ignore"):
-            inside = np.log((squeeze > low) & (squeeze < high)) - np.log(high - low)
-            possible = np.log(squeeze > MIN_SQUEEZE)
+            possible = np.log(squeeze > 0)
+            broad = np.log(squeeze < _BROAD_SQUEEZE) - np.log(_BROAD_SQUEEZE)
         of_shift = np.logaddexp(
             np.log(self.near) + log_t(shift, self.shift, _TAILS),
             np.log1p(-self.near) + log_t(shift, _BROAD_SHIFT, _TAILS),
         )
-        of_squeeze = np.logaddexp(log_t(squeeze - 1, self.squeeze, _TAILS), inside)
+        of_squeeze = np.logaddexp(log_t(squeeze - 1, self.squeeze, _TAILS), broad)
         of_width = np.logaddexp(
             *(-0.5 * (log_width / scale) ** 2 - np.log(scale) for scale in _WIDTHS)
         )

@@ -80,6 +80,7 @@ def adapt(model: ShiftModel, shots: LabelledScores, scores: Floats) -> Adaptatio
         gap=float(mean[1]) * prior.gap,
         width=width,
         interval=(boundary - NORMAL * deviation, boundary + NORMAL * deviation),
+        weak=model.update(shots).weak,
     )
     settled = all(
         case.settled for p, case in zip(probability, cases, strict=True) if p > _NEGLIGIBLE

@@ -41,6 +41,11 @@ PRIOR = ShiftPrior(
     misfit=0.05,
 )
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Got harmful shots alone"),
+    pytest.mark.filterwarnings("ignore:The scores of harmful and harmless prompts"),
+]
+
 
 @pytest.fixture(scope="module")
 def rows():

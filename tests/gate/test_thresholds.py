@@ -22,6 +22,11 @@ exhaustive = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Got harmful shots alone"),
+    pytest.mark.filterwarnings("ignore:The scores of harmful and harmless prompts"),
+]
+
 
 def literal_threshold(scores, harmful):
     """METHOD.md section 3, word for word; F1 values are exact fractions."""
