@@ -8,9 +8,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
-from sklearn.utils.validation import check_is_fitted, check_scalar
+from sklearn.utils.validation import check_is_fitted
 
 from skgate._base import (
     Interval,
@@ -23,16 +21,15 @@ from skgate._docstrings import fill_docstring
 from skgate._labels import plain_labels
 from skgate._provenance import ActivationSource, recall
 from skgate.gate._calibration import Calibrator, Evidence
-from skgate.gate._decisions import LanguageClassifier, harmful_sign
+from skgate.gate._decisions import harmful_sign
 from skgate.gate._detector import LanguageDetector
-from skgate.gate._diagnosis import diagnose
 from skgate.gate._input import (
     check_labels,
     check_rows,
     find_classes,
     select_sources,
-    split_language,
 )
+from skgate.gate._insights import LanguageInsights
 from skgate.gate._languages import (
     NO_COPY,
     Language,
@@ -42,12 +39,6 @@ from skgate.gate._languages import (
     warn_uncertain,
     warn_untargeted,
     warn_weak,
-)
-from skgate.gate._operating_point import (
-    OperatingPoint,
-    check_target,
-    explain_missing,
-    find_operating_point,
 )
 from skgate.gate._probe import LabelledRows
 from skgate.gate._shift_posterior import ShiftModel
@@ -59,7 +50,7 @@ if TYPE_CHECKING:
 
 
 @set_module("skgate")
-class LatentGate(VersionedPickle, LanguageClassifier):
+class LatentGate(VersionedPickle, LanguageInsights):
     """Tell harmful from harmless prompts by their activations, with a boundary per language.
 
     A logistic probe, fitted on the source languages. A few labelled prompts of a language (shots)
@@ -181,16 +172,17 @@ class LatentGate(VersionedPickle, LanguageClassifier):
     - "threshold": the same rule on the language's shots. Needs both classes.
     - "refit": a probe fitted on source rows and the language's shots, then the same rule on the
       shots. Needs both classes.
-    - "shrinkage": a language's scores on the source probe are assumed to be normal, around
-      ``a - q / 2`` for harmless and ``a + q / 2`` for harmful prompts, with the spreads of the
-      sources times ``w``. The prior of ``a`` is centered on the source boundary. Its scale combines
-      one standard deviation of the scores within a class with the shifts that source languages
-      show for one another. The prior of ``q / w`` is centered on half its value in a held-out
-      source language. Both are t distributions with 2 degrees of freedom. The prior of ``w`` is
-      centered on its value in the sources. Shots, of one class or both, and unlabelled prompts
-      (:meth:`adapt`) update these priors. The boundary is ``a``; the decision function is the
-      log-odds of the two normals, averaged over the uncertainty of ``a``. A source language's own
-      rows count as its shots.
+    - "shrinkage": a language's scores on the source probe are assumed to have t distributions with 5
+      degrees of freedom around two means, one for each class, with ``w`` times the spreads of the
+      sources. The prior of the boundary between the means has a narrow part, whose width is learned
+      from how the source languages differ, and a broad one (a t distribution with 3 degrees of
+      freedom and 1.5 standard deviations wide). The narrow one weighs ``(4 + L) / (5 + L)`` for L
+      source languages. So has, independently, the gap between the means: half is narrow around the
+      sources' gap, half is anything from nothing to slightly more than it. Shots, of one class or
+      both, update these priors on a grid; unlabelled prompts (:meth:`adapt`) do so by sampling. The
+      boundary is where the expected error is lowest, both classes weighing the same; the decision
+      function is the log-odds of two normals, averaged over the uncertainty of the boundary. A
+      source language's own rows count as its shots.
 
     The recipe of [1]_ is ``LatentGate(rank=10, C=1.0, calibration="refit")`` on activations read
     at ``position="last"``. As there, ``rank=int`` with "refit" sets the pooled source's boundary
@@ -561,192 +553,6 @@ class LatentGate(VersionedPickle, LanguageClassifier):
             raise ValueError(NO_COPY)
         return _take(deepcopy(self), self.language_book_.merge(other.language_book_))
 
-    def operating_point(
-        self,
-        language: str | None = None,
-        *,
-        target_fpr: float | None = None,
-        target_fnr: float | None = None,
-        confidence: float = 0.9,
-    ) -> OperatingPoint:
-        """Find a threshold that keeps an error rate below a target, with a stated confidence.
-
-        The only assumption is that new prompts are drawn like the shots. The scores may have any
-        distribution, because the threshold is one of the shots' scores [1]_. This takes at least
-        ``log(1 - confidence) / log(1 - target)`` shots of the class.
-
-        Parameters
-        ----------
-        language : str, default=None
-            The language to find the threshold of. If None, the pooled source.
-        target_fpr : float, default=None
-            Largest share of harmless prompts called harmful.
-        target_fnr : float, default=None
-            Largest share of harmful prompts called harmless. Give one of the two targets.
-        confidence : float, default=0.9
-            Confidence level: the share of draws of shots for which the bound holds.
-
-        Returns
-        -------
-        point : OperatingPoint
-            Its ``threshold`` applies to ``harm_score`` of the gate as it is now. Apply it
-            yourself; ``target_fpr`` sets one that ``predict`` and :class:`SteeringWrapper` follow.
-            It rests on the shots and, for "shrinkage" and "threshold", on the source rows of the
-            language, scored by probes that have not seen them. With "refit", the probe is fitted
-            to the shots, so the bounds are too optimistic.
-
-        Raises
-        ------
-        ValueError
-            If the labelled prompts don't support the target; the message says what they would.
-
-        References
-        ----------
-        .. [1] S. S. Wilks, "Determination of Sample Sizes for Setting Tolerance Limits", Annals
-           of Mathematical Statistics 12, 1941.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from skgate import LatentGate
-        >>> rng = np.random.default_rng(0)
-        >>> y = np.tile([0, 1], 100)
-        >>> X = rng.normal(size=(200, 8)) + 1.5 * y[:, None]
-        >>> gate = LatentGate().fit(X, y, language=np.repeat(["de", "en"], 100))
-        >>> gate = gate.partial_fit(X - 1, y, language="sw")
-        >>> point = gate.operating_point("sw", target_fpr=0.05)
-        >>> f"at most {point.fpr_bound:.1%} false alarms, from {point.n_harmless} prompts"
-        'at most 3.8% false alarms, from 100 prompts'
-        >>> flagged = gate.harm_score(X - 1, "sw") > point.threshold
-        >>> flagged[y == 0].mean(), flagged[y == 1].mean()
-        (np.float64(0.01), np.float64(0.97))
-        """
-        check_is_fitted(self)
-        rate, target = check_target(target_fpr, target_fnr, confidence)
-        _check_one_language(language)
-        book = self.language_book_
-        if language is None and book.detects(self.unknown_language):
-            raise ValueError(
-                "Got language=None with unknown_language='detect', where the score of a prompt "
-                f"averages those of all languages, expected one of {book.languages}."
-            )
-        if language is not None and language not in book.languages:
-            raise ValueError(
-                f"Got language={language!r}, which the gate has never seen, expected one of "
-                f"{book.languages}."
-            )
-        scores = book.decided(language)
-        values = scores.scores - book.calibrations[language].threshold
-        point = find_operating_point(values, scores.harmful, rate, target, float(confidence))
-        if point is None:
-            n = int((scores.harmful == (rate == "fnr")).sum())
-            reason = explain_missing(n, rate, target, confidence)
-            raise ValueError(f"Got language={language!r}, of which {reason}")
-        return point
-
-    def diagnose(self, language: str | None = None) -> pd.DataFrame:
-        """Tell languages that need a threshold of their own from those that no threshold helps.
-
-        The table is computed from the posterior of a language's class means and width (see Notes
-        of the class), given its shots and its source rows. It speaks of prompts drawn like these.
-
-        Parameters
-        ----------
-        language : str, default=None
-            One language. If None, every known one.
-
-        Returns
-        -------
-        table : DataFrame
-            Index ``language``. ``n_harmless`` and ``n_harmful`` count the labelled prompts; ``auc``
-            is the probability that a harmful prompt scores higher than a harmless one, ``error``
-            the mean of both error rates at the language's balanced boundary, ``least_error`` that
-            at the best one. Each is a posterior mean, with a 90 % interval in ``..._low`` and
-            ``..._high``. ``verdict`` is "weak signal: at best about N % errors" if every threshold
-            errs on a quarter of the prompts or more, with a probability above 0.75; "separable" if
-            this probability is below 0.1, and "too few shots to tell" in between.
-
-        Raises
-        ------
-        ValueError
-            If ``calibration`` is not "shrinkage", or a language was never seen.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from skgate import LatentGate
-        >>> rng = np.random.default_rng(0)
-        >>> y = np.tile([0, 1], 100)
-        >>> X = rng.normal(size=(200, 8)) + 4 * y[:, None]
-        >>> gate = LatentGate().fit(X, y, language=np.repeat(["de", "en"], 100))
-        >>> gate = gate.partial_fit(X[:16] - 3, y[:16], language="sw")
-        >>> gate.diagnose("sw")["verdict"].item()
-        'separable'
-        """
-        check_is_fitted(self)
-        book = self.language_book_
-        if book.calibrator.shifts is None:
-            raise ValueError(
-                f"Got calibration={book.calibrator.method!r}, expected 'shrinkage': only this one "
-                "models the scores of a language."
-            )
-        _check_one_language(language)
-        if language is not None and language not in book.languages:
-            raise ValueError(
-                f"Got language={language!r}, which the gate has never seen, expected one of "
-                f"{book.languages}."
-            )
-        names = book.languages if language is None else [language]
-        return diagnose(book, book.calibrator.shifts, names)
-
-    def suggest(self, X: Any, language: str | None = None, n: int = 8) -> npt.NDArray[np.intp]:
-        """Choose prompts to label that narrow down a boundary more than random ones.
-
-        The chosen prompts are evenly spread over the sorted scores. The boundary depends on the
-        mean scores of the classes, which vary less in such a systematic sample than in a random
-        one. They are not biased either. Choosing prompts near the boundary would bias them.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_prompts, d)
-            Activations of unlabelled prompts, and the language column if ``language_column`` is
-            set.
-        language : str, default=None
-            Language of the prompts. If None, the pooled source.
-        n : int, default=8
-            Number of prompts to choose.
-
-        Returns
-        -------
-        rows : ndarray of shape (n,), dtype intp
-            Row indices into ``X``, from the lowest score to the highest.
-
-        Raises
-        ------
-        ValueError
-            If ``n`` is not between 1 and the number of prompts.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from skgate import LatentGate
-        >>> rng = np.random.default_rng(0)
-        >>> y = np.tile([0, 1], 100)
-        >>> X = rng.normal(size=(200, 8)) + 4 * y[:, None]
-        >>> gate = LatentGate().fit(X, y, language=np.repeat(["de", "en"], 100))
-        >>> y[gate.suggest(X, n=6)]
-        array([0, 0, 0, 1, 1, 1])
-        """
-        check_is_fitted(self)
-        X = self._check_activations(split_language(X, None, self.language_column)[0])
-        _check_one_language(language)
-        check_scalar(n, "n", Integral, min_val=1, max_val=len(X))
-        calibrations = self.language_book_.calibrations
-        probe = calibrations.get(language, calibrations[None]).probe
-        scores = probe(self.language_book_.readout.features(X))
-        order = np.argsort(scores, kind="stable")
-        return order[((np.arange(n) + 0.5) * len(order) / n).astype(np.intp)]
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
@@ -757,11 +563,3 @@ def _take(gate: LatentGate, book: LanguageBook) -> LatentGate:
     """Set the language book of a gate, and the attributes that are computed from it."""
     gate.__dict__.update(book.describe(harmful_sign(gate)), language_book_=book)
     return gate
-
-
-def _check_one_language(language: Any) -> None:
-    if language is not None and not isinstance(language, str):
-        raise TypeError(
-            f"Got language={language!r} of type {type(language).__name__}, expected one str such "
-            "as 'sw', or None."
-        )
