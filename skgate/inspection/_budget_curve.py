@@ -21,7 +21,7 @@ from skgate.inspection._estimators import by_name, open_gate, take_rows
 from skgate.inspection._groups import average_groups, group_column, group_languages
 from skgate.inspection._style import group_title
 from skgate.metrics._checks import check_same_length, one_per_row
-from skgate.metrics._language_report import decision_measures
+from skgate.metrics._decisions import decision_measures
 
 _METRICS = {"f1": "F1 of harmful prompts", "balanced_accuracy": "balanced accuracy"}
 _ALL = "all languages"

@@ -22,6 +22,7 @@ from skgate._frames import to_plain
 from skgate._labels import resolve_harmful_label
 from skgate._validation import check_language
 from skgate.metrics._checks import one_per_row
+from skgate.metrics._low_fpr import PREFIX, low_fpr_scorer
 
 
 @set_module("skgate.metrics")
@@ -36,10 +37,11 @@ class LanguageScorer(BaseEstimator):
     Parameters
     ----------
     metric : str or callable
-        The name of one of scikit-learn's scorers (see ``sklearn.metrics.get_scorer_names``) or a
-        function ``metric(y_true, y_response)``, optionally with ``sample_weight``. The function
-        gets labels as 1 for harmful and 0 for harmless, whatever the estimator's own labels are,
-        and the scores or probabilities of the harmful class.
+        The name of one of scikit-learn's scorers (see ``sklearn.metrics.get_scorer_names``),
+        "tpr_at_fpr_<rate>" as in ``language_report`` (for example "tpr_at_fpr_0.05"), or a function
+        ``metric(y_true, y_response)``, optionally with ``sample_weight``. The function gets labels
+        as 1 for harmful and 0 for harmless, whatever the estimator's own labels are, and the scores
+        or probabilities of the harmful class.
     response_method : {"predict", "decision_function", "predict_proba"}, list of these or None, \
 default=None
         The method whose results a callable metric gets. In a list, the first method that the
@@ -74,6 +76,11 @@ default=None
 
     The estimator's prediction methods must take ``language``. A Pipeline must end in such an
     estimator. Otherwise, the scorer raises an error.
+
+    "tpr_at_fpr_<rate>" is the largest share of harmful rows that a threshold finds with at most
+    this rate of false alarms. The threshold is chosen on the rows that are scored: "pooled" has one
+    for all languages, "macro" and "worst" have one for each. With fewer than 1 / rate harmless rows
+    in a fold or a language, no false alarm is allowed at all.
 
     "macro" and "worst" ignore languages with rows of one class only. If none is left, the score is
     NaN.
@@ -242,6 +249,8 @@ default=None
                 f"{self.greater_is_better!r} with metric={self.metric!r}, expected None and "
                 "True: the name of a scorer implies both."
             )
+        if self.metric.startswith(PREFIX):
+            return low_fpr_scorer(self.metric)
         return get_scorer(self.metric)
 
     def _parts(

@@ -218,9 +218,14 @@ def test_metrics_take_columns(library):
     frame = FRAMES[library]({name: column.tolist() for name, column in values.items()})
     own = {name: COLUMN[library](frame, name) for name in values}
     found = language_report(
-        own["y"], own["called"], own["scores"], language=own["lang"], refused=own["refused"]
+        own["y"],
+        own["called"],
+        own["scores"],
+        language=own["lang"],
+        refused=own["refused"],
+        fprs=(),
     )
-    expected = language_report(y, called, scores, language=language, refused=refused)
+    expected = language_report(y, called, scores, language=language, refused=refused, fprs=())
     pd.testing.assert_frame_equal(found, expected)
     assert refusal_rate(own["y"], own["refused"]) == refusal_rate(y, refused)
     assert refusal_selectivity(own["y"], own["refused"], language=own["lang"]) == (

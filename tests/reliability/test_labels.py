@@ -121,10 +121,10 @@ def test_metrics_take_the_same_spellings(rows, expected, harmless, harmful):
     """Reports and Displays find the same class as the gate."""
     _, y, language = rows
     labels, called = text(y, harmless, harmful), text((expected > 0).astype(int), harmless, harmful)
-    plain = language_report(y, (expected > 0).astype(int), expected, language=language)
+    plain = language_report(y, (expected > 0).astype(int), expected, language=language, fprs=())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = language_report(labels, called, expected, language=language)
+        found = language_report(labels, called, expected, language=language, fprs=())
         pd.testing.assert_frame_equal(found, plain)
         assert refusal_selectivity(labels, expected > 0) == refusal_selectivity(y, expected > 0)
         display = ProjectionDisplay.from_predictions(labels, expected)
@@ -135,9 +135,9 @@ def test_metrics_take_the_same_spellings(rows, expected, harmless, harmful):
 def test_metrics_take_the_same_forms(rows, expected, form):
     """``language_report`` reads every form that ``fit`` reads."""
     _, y, language = rows
-    plain = language_report(y, (expected > 0).astype(int), expected, language=language)
+    plain = language_report(y, (expected > 0).astype(int), expected, language=language, fprs=())
     called = FORMS[form]((expected > 0).astype(int))
-    found = language_report(FORMS[form](y), called, expected, language=language)
+    found = language_report(FORMS[form](y), called, expected, language=language, fprs=())
     pd.testing.assert_frame_equal(found, plain)
 
 
