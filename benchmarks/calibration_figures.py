@@ -7,20 +7,20 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
+from calibration import read
 
 from skgate.inspection import BudgetCurveDisplay
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-SHOWN = {"shrinkage": "shrinkage", "refit": "refit (the paper's)"}
+SHOWN = {"shrinkage": "shrinkage", "refit": "refit (the paper's rule)"}
+DATA = ["minilm", "gemma", "qwen-17-both", "organism-both", "generator"]
 
 
 def budgets(results: Path) -> plt.Figure:
     """Balanced accuracy by shots per class, a panel for each data set."""
-    frame = pd.read_csv(results / "calibration_budgets.csv")
-    frame = frame[frame["method"].isin(SHOWN)].astype({"budget": int})
-    frame = frame.rename(columns={"seed": "draw"})
+    frame = read(results, "budgets", DATA)
+    frame = frame[frame["method"].isin(SHOWN)].rename(columns={"seed": "draw"})
     mean = frame.groupby(["method", "dataset", "draw", "budget"], as_index=False)[
         "balanced_accuracy"
     ].mean()
@@ -33,7 +33,7 @@ def budgets(results: Path) -> plt.Figure:
 
 def reliability(results: Path) -> plt.Figure:
     """Frequency of harm against its predicted probability, four shots per class."""
-    frame = pd.read_csv(results / "calibration_reliability.csv")
+    frame = read(results, "reliability", DATA)
     frame = frame[(frame["budget"] == 4) & frame["method"].isin(SHOWN)]
     frame = frame.assign(**{x: frame[x] * frame["weight"] for x in ("predicted", "frequency")})
     sums = frame.groupby(["dataset", "method", "bin"])[["predicted", "frequency", "weight"]].sum()
