@@ -9,11 +9,14 @@ import numpy as np
 from skgate.gate._detector import LanguageStatistics
 from skgate.gate._operating_point import OperatingPoint, find_operating_point
 from skgate.gate._probe import LabelledRows, Probe, fit_probe, stack
+from skgate.gate._probe_posterior import ProbePosterior
 from skgate.gate._scores import LabelledScores
 from skgate.gate._shift_posterior import LanguageShift, ShiftModel
 from skgate.gate._shift_sampler import adapt
 from skgate.gate._subspace import Floats
 from skgate.gate._thresholds import balanced_f1_threshold, round_scores
+
+_MOVES_FROM = 8.0  # weight of each class's shots; scores of fewer are too noisy to tell the shift
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,10 @@ class Calibration:
     ----------
     probe : Probe
         Greater than 0 means harmful.
+    boundary : float
+        What it subtracts from the score of the source probe, or of the one in its place.
     scale : float
-        Steepness of the probe, relative to the source probe's.
+        Steepness of the probe, relative to that score.
     interval : (float, float)
         90 % interval of the boundary on the source probe's score.
     none_harmful : float
@@ -103,6 +108,7 @@ class Calibration:
     """
 
     probe: Probe
+    boundary: float
     scale: float = 1.0
     interval: tuple[float, float] = (np.nan, np.nan)
     none_harmful: float = 0.0
@@ -135,6 +141,8 @@ class Calibrator:
         The source probe with the pooled boundary of the source languages.
     shifts : ShiftModel or None
         What to expect of a new language; None unless ``method`` is "shrinkage".
+    posterior : ProbePosterior or None
+        Moves the probe with many shots; None unless ``method`` is "shrinkage".
     target_fpr : float or None
         Highest share of harmless prompts to call harmful; None for balanced errors.
     """
@@ -145,6 +153,7 @@ class Calibrator:
     probe: Probe
     zero_shot: Probe
     shifts: ShiftModel | None
+    posterior: ProbePosterior | None
     target_fpr: float | None = None
 
     def calibrate(self, evidence: Evidence) -> Calibration:
@@ -161,57 +170,75 @@ class Calibrator:
 
         These are the shots, and source rows that were scored by probes which have not seen them.
         """
-        found = LabelledScores.none()
-        for rows in (evidence.source, evidence.unnamed):
-            if rows is not None and self.method in ("shrinkage", "threshold"):
-                boundary = self.probe.intercept - calibration.probe.intercept / calibration.scale
-                found += rows._replace(scores=calibration.scale * (rows.scores - boundary))
-        if evidence.shots is not None:
+        if self.method not in ("shrinkage", "threshold"):  # the probe may have seen the source rows
+            if evidence.shots is None:
+                return LabelledScores.none()
             z, harmful, weight = evidence.shots
-            found += LabelledScores(calibration.probe(z), harmful, weight)
-        return found
+            return LabelledScores(calibration.probe(z), harmful, weight)
+        found = (evidence.unnamed or LabelledScores.none()) + self.read(evidence)[1]
+        return found._replace(scores=calibration.scale * (found.scores - calibration.boundary))
 
     def _find_probe(self, evidence: Evidence) -> Calibration:
         if self.shifts is not None:
             return self._by_shrinkage(self.shifts, evidence)
         shots = evidence.shots
-        idle = Calibration(self.zero_shot, moved=evidence.is_empty)
+        idle = replace(self._pooled, moved=evidence.is_empty)
         if self.method is None or shots is None or not shots.has_both_classes:
             return idle
         probe = self.probe
         if self.method == "refit":
             probe = fit_probe(stack(self.source, shots) or shots, self.C)
         threshold = balanced_f1_threshold(round_scores(probe(shots.z)), shots.harmful, shots.weight)
-        return replace(idle, probe=probe.with_threshold(threshold), moved=True)
+        return self._without_scale(probe.with_threshold(threshold))
 
     def unseen(self) -> Calibration:
         """Find the probe of a language without any evidence."""
         if self.shifts is None:
-            return Calibration(self.zero_shot)
-        return self._from_shift(self.shifts, self.shifts.unseen)
+            return self._pooled
+        return self._from_shift(self.shifts, self.shifts.unseen, self.probe)
 
-    def scores(self, evidence: Evidence) -> LabelledScores:
-        """Return the labelled scores of a language."""
+    def read(self, evidence: Evidence) -> tuple[Probe, LabelledScores]:
+        """Find the probe of a language before its boundary is set, and its labelled scores.
+
+        Many shots of both classes move the source probe, if nothing else is known of the language.
+        The shots' scores then come from probes that have not seen them.
+        """
+        shots = evidence.shots
+        if self.posterior is not None and shots is not None and self._may_move(evidence):
+            return self.posterior.move(shots)
         found = evidence.source or LabelledScores.none()
-        if evidence.shots is not None:
-            z, harmful, weight = evidence.shots
-            found = found + LabelledScores(self.probe(z), harmful, weight)
-        return found
+        if shots is not None:
+            found += LabelledScores(self.probe(shots.z), shots.harmful, shots.weight)
+        return self.probe, found
+
+    def _may_move(self, evidence: Evidence) -> bool:
+        shots = evidence.shots
+        if shots is None or evidence.source is not None or len(evidence.unlabelled):
+            return False
+        weights = [shots.weight[shots.harmful == label].sum() for label in (False, True)]
+        return bool(min(weights) >= _MOVES_FROM)
+
+    @property
+    def _pooled(self) -> Calibration:
+        return self._without_scale(self.zero_shot)
+
+    def _without_scale(self, probe: Probe) -> Calibration:
+        return Calibration(probe, boundary=self.probe.intercept - probe.intercept)
 
     def _by_shrinkage(self, shifts: ShiftModel, evidence: Evidence) -> Calibration:
-        scores = self.scores(evidence)
+        probe, scores = self.read(evidence)
         if not len(evidence.unlabelled):
             if not len(scores.scores):
-                return Calibration(self.zero_shot)
-            return self._from_shift(shifts, shifts.update(scores))
+                return self._pooled
+            return self._from_shift(shifts, shifts.update(scores), probe)
         adapted = adapt(shifts, scores, evidence.unlabelled)
         return replace(
-            self._from_shift(shifts, adapted.shift),
+            self._from_shift(shifts, adapted.shift, probe),
             none_harmful=adapted.none_harmful,
             settled=adapted.settled,
         )
 
-    def _from_shift(self, shifts: ShiftModel, shift: LanguageShift) -> Calibration:
+    def _from_shift(self, shifts: ShiftModel, shift: LanguageShift, probe: Probe) -> Calibration:
         """Compute the log-odds of two normals, averaged over the boundary's uncertainty.
 
         ``logit(E[expit(x)])`` is close to ``E[x] / sqrt(1 + pi / 8 * Var[x])`` for a normal x.
@@ -219,7 +246,8 @@ class Calibrator:
         slope = shift.gap / (shift.width * shifts.prior.unit) ** 2
         scale = slope / np.sqrt(1 + np.pi / 8 * (slope * shift.deviation) ** 2)
         return Calibration(
-            probe=self.probe.with_threshold(shift.boundary).scaled(scale),
+            probe=probe.with_threshold(shift.boundary).scaled(scale),
+            boundary=shift.boundary,
             scale=float(scale),
             interval=shift.interval,
             weak=shift.weak,

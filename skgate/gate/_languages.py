@@ -254,8 +254,8 @@ class LanguageBook:
         return self.calibrator.decided(self.evidence.get(name, Evidence()), self.calibrations[name])
 
     def labelled_scores(self, name: Language) -> LabelledScores:
-        """Return the scores of a language's labelled prompts on the source probe."""
-        return self.calibrator.scores(self.evidence.get(name, Evidence()))
+        """Return the scores of a language's labelled prompts, before its boundary is set."""
+        return self.calibrator.read(self.evidence.get(name, Evidence()))[1]
 
     def language_proba(self, X: Floats) -> Floats:
         """Compute the probabilities of the known languages and, last, of one never seen."""
@@ -294,12 +294,8 @@ class LanguageBook:
         pooled, known = self.calibrations[None], self.languages
         coef = self.readout._replace(probe=pooled.probe).on_activations().coef
         calibrations = [self.calibrations[name] for name in known]
-        # The pooled score is pooled.scale * (source probe - threshold).
-        threshold = self.calibrator.probe.intercept - pooled.probe.intercept / pooled.scale
-        bias = [
-            one.probe.intercept * pooled.scale / one.scale - pooled.probe.intercept
-            for one in calibrations
-        ]
+        # The pooled score is pooled.scale * (source probe - boundary).
+        bias = [pooled.scale * (pooled.boundary - one.boundary) for one in calibrations]
         intervals = np.array([one.interval for one in calibrations]).reshape(-1, 2)
         shots = [self.shots(name).harmful for name in known]
         n_shots = [[(~harmful).sum(), harmful.sum()][::sign] for harmful in shots]
@@ -310,7 +306,7 @@ class LanguageBook:
             "intercept_": np.array([sign * pooled.probe.intercept]),
             "language_scale_": np.array([one.scale / pooled.scale for one in calibrations]),
             "language_bias_": sign * np.array(bias),
-            "bias_interval_": np.sort(sign * pooled.scale * (threshold - intervals), axis=1),
+            "bias_interval_": np.sort(sign * pooled.scale * (pooled.boundary - intervals), axis=1),
             "n_shots_": np.array(n_shots, dtype=np.int64).reshape(-1, 2),
             "n_unlabelled_": np.array(n_unlabelled, dtype=np.int64),
             "operating_points_": {

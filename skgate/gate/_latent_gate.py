@@ -41,6 +41,7 @@ from skgate.gate._languages import (
     warn_weak,
 )
 from skgate.gate._probe import LabelledRows
+from skgate.gate._probe_posterior import learn_posterior
 from skgate.gate._shift_posterior import ShiftModel
 from skgate.gate._source import learn_source, steered_columns
 from skgate.gate._subspace import projection_gap
@@ -125,8 +126,9 @@ class LatentGate(VersionedPickle, LanguageInsights):
         Source and calibrated languages, sorted.
     language_bias_, language_scale_ : ndarray of shape (n_languages,)
         The decision function of a language is ``scale * (pooled + bias)``, where ``pooled`` is that
-        of the pooled source. "refit" also changes the coefficients: the bias is then the difference
-        of the intercepts, and the scale is 1.
+        of the pooled source. "refit", and "shrinkage" with many shots, change the coefficients too:
+        ``pooled`` is then the score of the language's own probe. With "refit", the bias is the
+        difference of the intercepts, and the scale is 1.
     bias_interval_ : ndarray of shape (n_languages, 2)
         90 % interval of the bias that is best for further prompts drawn like the language's shots;
         NaN if ``calibration`` is not "shrinkage".
@@ -172,8 +174,8 @@ class LatentGate(VersionedPickle, LanguageInsights):
     - "threshold": the same rule on the language's shots. Needs both classes.
     - "refit": a probe fitted on source rows and the language's shots, then the same rule on the
       shots. Needs both classes.
-    - "shrinkage": a language's scores on the source probe are assumed to have t distributions with 5
-      degrees of freedom around two means, one for each class, with ``w`` times the spreads of the
+    - "shrinkage": a language's scores on the source probe are assumed to have t distributions with
+      5 degrees of freedom around two means, one for each class, with ``w`` times the spreads of the
       sources. The prior of the boundary between the means has a narrow part, whose width is learned
       from how the source languages differ, and a broad one (a t distribution with 3 degrees of
       freedom and 1.5 standard deviations wide). The narrow one weighs ``(4 + L) / (5 + L)`` for L
@@ -182,7 +184,12 @@ class LatentGate(VersionedPickle, LanguageInsights):
       both, update these priors on a grid; unlabelled prompts (:meth:`adapt`) do so by sampling. The
       boundary is where the expected error is lowest, both classes weighing the same; the decision
       function is the log-odds of two normals, averaged over the uncertainty of the boundary. A
-      source language's own rows count as its shots.
+      source language's own rows count as its shots. From 8 shots of each class on, the probe itself
+      moves as well: it maximizes the posterior of its coefficients, given the shots, each weighing a
+      quarter of a source row, and a normal prior around the source probe, the Laplace approximation
+      of what the source rows tell. The shots' scores are then those of probes that have not seen
+      them, to first order [3]_. Languages with source rows or unlabelled prompts keep the source
+      probe.
 
     The recipe of [1]_ is ``LatentGate(rank=10, C=1.0, calibration="refit")`` on activations read
     at ``position="last"``. As there, ``rank=int`` with "refit" sets the pooled source's boundary
@@ -202,6 +209,8 @@ class LatentGate(VersionedPickle, LanguageInsights):
        Representation Failures", arXiv:2606.01196, 2026.
     .. [2] Breiman, Friedman, Olshen, Stone, "Classification and Regression Trees", 1984: the
        one-standard-error rule.
+    .. [3] Rad, Maleki, "A Scalable Estimate of the Out-of-Sample Prediction Error via Approximate
+       Leave-One-Out Cross-Validation", Journal of the Royal Statistical Society B 82, 2020.
 
     Examples
     --------
@@ -322,16 +331,18 @@ class LatentGate(VersionedPickle, LanguageInsights):
         readout, zero_shot = source.fitted.readout, source.fitted.readout.probe
         if self.calibration is not None:
             zero_shot = zero_shot.with_threshold(source.boundary)
-        rows = None
-        if self.calibration == "refit":
-            rows = LabelledRows(readout.features(X_source), harmful[is_source], weight[is_source])
+        by_shrinkage = self.calibration == "shrinkage"
+        rows = LabelledRows(readout.features(X_source), source.harmful, source.weight)
         calibrator = Calibrator(
             method=self.calibration,
             C=source.fitted.C,
-            source=rows,
+            source=rows if self.calibration == "refit" else None,
             probe=readout.probe,
             zero_shot=zero_shot,
-            shifts=ShiftModel(source.prior()) if self.calibration == "shrinkage" else None,
+            shifts=ShiftModel(source.prior()) if by_shrinkage else None,
+            posterior=learn_posterior(rows, readout.probe, source.fitted.C)
+            if by_shrinkage
+            else None,
             target_fpr=self.target_fpr,
         )
         detector = LanguageDetector(X_source, list(source.groups.values()), weight[is_source])

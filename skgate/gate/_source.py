@@ -171,7 +171,8 @@ def learn_source(
     folds = find_folds(X, harmful, languages, pooled)
     fitter: ProbeFitter
     if params.rank is None:
-        fitter = FullFitter(X, harmful, weight, folds, project=params.calibration != "refit")
+        project = params.calibration in ("threshold", None)  # shots move the other probes
+        fitter = FullFitter(X, harmful, weight, folds, project=project)
     else:
         fitter = SubspaceFitter(
             X, harmful, weight, languages, (sums, weights), folds, params.rank, pooled
