@@ -184,12 +184,12 @@ class LatentGate(VersionedPickle, LanguageInsights):
       both, update these priors on a grid; unlabelled prompts (:meth:`adapt`) do so by sampling. The
       boundary is where the expected error is lowest, both classes weighing the same; the decision
       function is the log-odds of two normals, averaged over the uncertainty of the boundary. A
-      source language's own rows count as its shots. From 8 shots of each class on, the probe itself
-      moves as well: it maximizes the posterior of its coefficients, given the shots, each weighing a
-      quarter of a source row, and a normal prior around the source probe, the Laplace approximation
-      of what the source rows tell. The shots' scores are then those of probes that have not seen
-      them, to first order [3]_. Languages with source rows or unlabelled prompts keep the source
-      probe.
+      source language's own rows count as its shots. From 8 shots of each class on, the probe moves
+      as well. It maximizes the posterior of its coefficients, given the shots, each of which weighs
+      a quarter of a source row. The prior is a normal distribution around the source probe: the
+      Laplace approximation of what the source rows tell. The shots' scores are then those of probes
+      that have not seen them, to first order [3]_. Languages with source rows or with unlabelled
+      prompts keep the source probe.
 
     The recipe of [1]_ is ``LatentGate(rank=10, C=1.0, calibration="refit")`` on activations read
     at ``position="last"``. As there, ``rank=int`` with "refit" sets the pooled source's boundary
@@ -200,8 +200,8 @@ class LatentGate(VersionedPickle, LanguageInsights):
     probability of each known language and of an unseen one. The decision is the average of the
     languages' decisions, weighted by these probabilities.
 
-    Shots are kept, as scores or as what "refit" and ``rank=int`` need, so the result depends
-    neither on their order nor on the number of calls.
+    Shots are kept, as the features that the probe reads, so the result depends neither on their
+    order nor on the number of calls.
 
     References
     ----------
