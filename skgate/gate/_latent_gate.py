@@ -186,7 +186,7 @@ class LatentGate(VersionedPickle, LanguageInsights):
       function is the log-odds of two normals, averaged over the uncertainty of the boundary. A
       source language's own rows count as its shots. From 8 shots of each class on, the probe moves
       as well. It maximizes the posterior of its coefficients, given the shots, each of which weighs
-      a quarter of a source row. The prior is a normal distribution around the source probe: the
+      half a source row. The prior is a normal distribution around the source probe: the
       Laplace approximation of what the source rows tell. The shots' scores are then those of probes
       that have not seen them, to first order [3]_. Languages with source rows or with unlabelled
       prompts keep the source probe.

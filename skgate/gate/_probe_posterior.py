@@ -16,7 +16,7 @@ from skgate.gate._subspace import Floats
 
 _RANK = 64  # directions in which the sources hold the probe
 _EXACT = 512  # rows or features up to which these are found exactly
-_SHOT_WEIGHT = 0.25  # of a source row
+_SHOT_WEIGHT = 0.5  # of a source row
 _MAX_STEPS = 100
 _LONGEST_STEP = 2.0  # of any shot's score
 _TOLERANCE = 1e-8

@@ -13,7 +13,7 @@ from skgate.gate._probe import LabelledRows, fit_probe
 from skgate.gate._probe_posterior import learn_posterior
 
 WIDTH = 12
-SHOT_WEIGHT = 0.25
+SHOT_WEIGHT = 0.5
 
 
 def draw(n, tilt=0.0, shift=0.0, seed=0):
