@@ -64,9 +64,9 @@ class ProjectionDisplay(PanelDisplay):
     languages is 0. Calibration shifts that score for a language (and may scale it by a positive
     factor). So the language has an exact boundary on the same axis: where its own ``harm_score`` is
     0. On the raw projection on ``direction_``, this would hold for gates of rank 1 only. With
-    ``calibration="refit"``, and from 8 shots of each class on, a language has other coefficients and
-    no such point. Then use ``score="own"``, which shows each prompt's score from its language's own
-    boundary.
+    ``calibration="refit"``, and from 8 shots of each class on, a language has other coefficients
+    and no such point. Then use ``score="own"``, which shows each prompt's score from its language's
+    own boundary.
 
     Densities are Gaussian kernel estimates (Scott's rule), each of area 1.
 
@@ -340,8 +340,9 @@ def _find_thresholds(opened: OpenedGate, source: npt.NDArray[np.float64]) -> dic
             thresholds[name] = -intercept / slope
     if nowhere:
         warnings.warn(
-            f"The boundaries of {nowhere} are not drawn: with calibration={gate.calibration!r}, their "
-            "shots changed the probe itself, so a boundary is not a point on this axis. Use score='own' to see the prompts from their own boundary.",
+            f"The boundaries of {nowhere} are not drawn: with calibration={gate.calibration!r}, "
+            "their shots changed the probe itself, so a boundary is not a point on this axis. Use "
+            "score='own' to see the prompts from their own boundary.",
             UserWarning,
             stacklevel=find_stack_level(),
         )

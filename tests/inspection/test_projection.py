@@ -36,13 +36,13 @@ def tier_of(language):
     return np.array([TIER[name] for name in language])
 
 
-def fit(calibration="shrinkage", labels=(0, 1)):
+def fit(calibration="shrinkage", labels=(0, 1), n_shots=14):
     X, y, language = activations(seed=1)
     y = np.array(labels)[y]
     high = tier_of(language) == "high"
     gate = pooled_gate(calibration=calibration).fit(X[high], y[high], language=language[high])
     for name in ("yo", "sw"):
-        rows = np.flatnonzero(language == name)[:16]
+        rows = np.flatnonzero(language == name)[:n_shots]
         gate.partial_fit(X[rows], y[rows], language=name)
     return gate
 
@@ -115,8 +115,9 @@ def test_scores_from_the_own_boundary():
     assert "own boundary" in display.axes_[-1].get_xlabel()
 
 
-def test_no_line_where_there_is_no_point_on_the_axis():
-    gate = fit("refit")
+@pytest.mark.parametrize(("calibration", "n_shots"), [("refit", 14), ("shrinkage", 16)])
+def test_no_line_where_there_is_no_point_on_the_axis(calibration, n_shots):
+    gate = fit(calibration, n_shots=n_shots)
     X, y, language = activations()
     with pytest.warns(UserWarning, match=r"boundaries of \['sw', 'yo'\] are not drawn"):
         display = ProjectionDisplay.from_estimator(gate, X, y, language=language)
@@ -161,7 +162,7 @@ def test_gates_in_pipelines_wrappers_and_columns(wrapper, prompts, tier):
         verbose_feature_names_out=False,
     ).set_output(transform="pandas")
     high = np.flatnonzero(tier_of(ls) == "high")
-    shots = np.concatenate([np.flatnonzero(ls == name)[:16] for name in ("yo", "sw")])
+    shots = np.concatenate([np.flatnonzero(ls == name)[:14] for name in ("yo", "sw")])
     pipe = make_pipeline(
         columns, LatentGate(language_column="language", source_languages=["en", "de"])
     )
