@@ -15,11 +15,13 @@ from skgate.gate._scores import LabelledScores
 from skgate.gate._subspace import Floats
 
 _RANK = 64  # directions in which the sources hold the probe
-_EXACT = 512  # rows or features up to which these are found exactly
+_EXACT = 512  # features up to which these are found exactly
 _SHOT_WEIGHT = 0.5  # of a source row
 _MAX_STEPS = 100
 _LONGEST_STEP = 2.0  # of any shot's score
 _TOLERANCE = 1e-8
+
+Singles = npt.NDArray[np.float32]
 
 
 class ProbePosterior(NamedTuple):
@@ -31,8 +33,9 @@ class ProbePosterior(NamedTuple):
         inv(I / C + Z' W Z / 4) = C (I - U diag(C e / (1 + C e)) U')
 
     for standardized source rows ``Z``, their weights ``W``, and the largest eigenvalues ``e`` and
-    eigenvectors ``U`` of ``Z' W Z / 4``. The score of ``center`` does not move: how a language's
-    scores shift is left to the prior of the shift.
+    eigenvectors ``U`` of ``Z' W Z / 4``. The score of ``center`` does not move, and the source
+    rows' scores spread as before: how a language's scores shift and squeeze is left to the prior of
+    the shift.
 
     Attributes
     ----------
@@ -44,7 +47,7 @@ class ProbePosterior(NamedTuple):
         Standard deviation of each feature.
     C : float
         Inverse regularization of the source probe.
-    vectors : ndarray of shape (n_features, k), float32
+    vectors : ndarray of shape (n_features, k)
         The eigenvectors.
     values : ndarray of shape (k,)
         The eigenvalues.
@@ -54,7 +57,7 @@ class ProbePosterior(NamedTuple):
     center: Floats
     scale: Floats
     C: float
-    vectors: npt.NDArray[np.float32]
+    vectors: Floats | Singles
     values: Floats
 
     def move(self, shots: LabelledRows) -> tuple[Probe, LabelledScores]:
@@ -96,10 +99,19 @@ class ProbePosterior(NamedTuple):
         slope, inner = _derivatives(scores, sign, weight, spread)
         variance = np.einsum("ij,ji->i", spread, cho_solve(inner, spread.T))
         curvature = weight * expit(scores) * expit(-scores)
-        left_out = scores + variance / (1 - variance * curvature) * slope
-        change = self.times_root(moved if basis is None else basis @ moved) / self.scale
-        probe = Probe(self.probe.coef + change, float(self.probe.intercept - self.center @ change))
+        once = 1 / np.maximum(shots.weight, 1.0)  # a weight of 2 stands for two equal shots
+        left_out = scores + once * variance * slope / (1 - once * variance * curvature)
+        coef = self.probe.coef
+        coef = coef + self.times_root(moved if basis is None else basis @ moved) / self.scale
+        factor = self._size(self.probe.coef) / (self._size(coef) or 1.0)
+        middle = float(self.probe(self.center))
+        probe = Probe(factor * coef, float(middle - factor * self.center @ coef))
+        left_out = middle + factor * (left_out - middle)
         return probe, LabelledScores(left_out, shots.harmful, shots.weight)
+
+    def _size(self, coef: Floats) -> float:
+        """Measure how far the source rows' scores spread."""
+        return float(np.linalg.norm(np.sqrt(self.values) * ((coef * self.scale) @ self.vectors)))
 
     def times_root(self, z: Floats) -> Floats:
         """Multiply rows with the root of the covariance."""
@@ -138,15 +150,14 @@ def learn_posterior(rows: LabelledRows, probe: Probe, C: float) -> ProbePosterio
     _, scale = standardization(rows.z, rows.weight)
     weight = balance(rows.harmful, rows.weight)
     center = weight @ rows.z / weight.sum()
-    z = np.empty(rows.z.shape, np.float32)
+    z = np.empty(rows.z.shape, np.float64 if rows.z.shape[1] <= _EXACT else np.float32)
     np.subtract(rows.z, center, out=z, casting="same_kind")
-    z /= scale.astype(np.float32)
-    z *= np.sqrt(weight / 4).astype(np.float32)[:, np.newaxis]
-    vectors, values = _largest_eigenpairs(z)
-    return ProbePosterior(probe, center, scale, C, vectors.astype(np.float32), values)
+    z /= scale.astype(z.dtype)
+    z *= np.sqrt(weight / 4).astype(z.dtype)[:, np.newaxis]
+    return ProbePosterior(probe, center, scale, C, *_largest_eigenpairs(z))
 
 
-def _largest_eigenpairs(z: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:
+def _largest_eigenpairs(z: Floats | Singles) -> tuple[Floats | Singles, Floats]:
     """Find the largest eigenvalues of ``z' z``, and their vectors as columns."""
     n, width = z.shape
     k = min(_RANK, n, width)
@@ -154,4 +165,4 @@ def _largest_eigenpairs(z: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:
         values, vectors = eigh(z.T @ z, subset_by_index=[width - k, width - 1])
         return vectors, np.maximum(values, 0)
     _, roots, rows = randomized_svd(z, k, n_iter=3, random_state=0)
-    return rows.T, roots**2
+    return rows.T, roots.astype(float) ** 2

@@ -242,9 +242,10 @@ def test_shots_and_unlabelled_prompts_count_together(gate):
 def test_many_unlabelled_prompts_are_condensed_without_loss(gate):
     X, y = draw(np.random.default_rng(10), 4000, -2.0)
     adapted = deepcopy(gate).adapt(X, language="sw")
-    labelled = deepcopy(gate).partial_fit(X, y, language="sw")
+    sample = deepcopy(gate).adapt(X[:512], language="sw")
     tenth = 0.1 * gate.coef_[0, 0]  # of a standard deviation within a class
-    assert bias(adapted, "sw") == pytest.approx(bias(labelled, "sw"), abs=tenth)
+    assert bias(adapted, "sw") == pytest.approx(bias(sample, "sw"), abs=2 * tenth)
+    assert adapted.score(X, y, "sw") > gate.set_params(unknown_language="source").score(X, y) + 0.1
 
 
 def test_only_shrinkage_learns_without_labels(rows):
