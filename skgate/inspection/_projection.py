@@ -87,8 +87,8 @@ class ProjectionDisplay(PanelDisplay):
     >>> display.frame_.groupby("language")[["threshold", "source_threshold"]].first().round(1)
               threshold  source_threshold
     language
-    en              0.1               0.0
-    yo             -4.8               0.0
+    en             -0.1               0.0
+    yo             -5.0               0.0
     >>> plt.close(display.figure_)
     """
 
