@@ -3,7 +3,6 @@
     python benchmarks/calibration.py --folder activations --out results    # everything: hours
     python benchmarks/calibration.py --folder activations --out results --show
     python benchmarks/calibration.py --data organism generator --part budgets --seeds 5
-    python benchmarks/calibration.py --folder activations --held-back      # once, at the end
 
 Gates with the default parameters are fitted on the sources' train split. Shots come from the
 targets' train split, drawn anew for each seed, a larger budget adding to the smaller; the targets'
@@ -36,8 +35,7 @@ from calibration_certainty import (
 )
 from calibration_common import Case, Row, both_classes, fit, show
 from calibration_constants import constants, show_constants
-from calibration_data import DATASETS, Folder, held_back
-from calibration_held_back import compare
+from calibration_data import DATASETS, Folder
 from calibration_parts import (
     detect,
     harmless,
@@ -133,15 +131,11 @@ def main() -> None:
     parser.add_argument("--gemma", help="folder of Gemma-3-270M")
     parser.add_argument("--out", type=Path, help="folder of the results; if none, they are lost")
     parser.add_argument("--show", action="store_true", help="print what is in --out, no more")
-    parser.add_argument("--held-back", action="store_true", help="the languages kept for the end")
     options = parser.parse_args()
     if options.show and options.out is None:
         parser.error("--show needs --out")
     folder = Folder(options.folder, options.qwen, options.gemma)
     with tempfile.TemporaryDirectory() as temporary, threadpool_limits(1):
-        if options.held_back:
-            compare(held_back(folder), options.seeds)
-            return
         out = options.out or Path(temporary)
         out.mkdir(parents=True, exist_ok=True)
         for name in [] if options.show else options.data:

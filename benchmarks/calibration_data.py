@@ -7,12 +7,12 @@ are known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from probe_data import HELD_BACK, Place, Rows, language_model, minilm, organism
+from probe_data import Place, Rows, language_model, minilm, organism
 
 QWEN_TARGETS, GEMMA_TARGETS = ["ja", "ko", "pl", "yo"], ["ar", "ja", "ko", "pl", "ru", "th", "yo"]
 WORLDS = 3
@@ -157,11 +157,3 @@ DATASETS: dict[str, Callable[[Folder], list[Languages]]] = {
     ],
     "generator": lambda folder: [generator(world) for world in range(WORLDS)],
 }
-
-
-def held_back(folder: Folder) -> Iterator[tuple[Languages, Languages]]:
-    """Read the languages kept for the end, at the chosen places and at their last tokens alone."""
-    rows = folder.read_qwen(HELD_BACK["Qwen"])
-    for layer in (15, 17):
-        name = f"Qwen block {layer}"
-        yield at_places(rows, last_and_mean(layer), name), at_places(rows, last(layer), name)

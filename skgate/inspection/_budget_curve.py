@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from numbers import Integral
@@ -354,7 +355,9 @@ def _sweep(
         for budget in budgets:
             X, y, language = pool.take(order[:, taken:budget].ravel())
             if len(y) and gate.calibration is not None:
-                calibrated.partial_fit(X, y, language=language)
+                with warnings.catch_warnings():  # a verdict on one of many draws
+                    warnings.filterwarnings("ignore", ".*hardly differ", UserWarning)
+                    calibrated.partial_fit(X, y, language=language)
             taken = budget
             called = _decide(calibrated, test) == gate.harmful_label_
             for name in languages:

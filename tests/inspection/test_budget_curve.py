@@ -230,3 +230,12 @@ def test_what_a_gate_has_learned_before_is_no_example():
     fresh, after = (found[found["model"] == name] for name in ("fresh", "deployed"))
     np.testing.assert_array_equal(fresh["f1"], after["f1"])
     assert deployed.n_shots_.sum() == len(X)  # the gate itself keeps them
+
+
+def test_draws_without_a_signal_do_not_warn(recwarn):
+    X, y, language = activations(1)
+    X[:, 0] = 0  # where the signal is
+    with pytest.warns(UserWarning, match="hardly differ"):
+        fit().partial_fit(X, y, language=language)
+    draw(fit(), pool=(X, y, language), budgets=[N // 2])
+    assert not recwarn.list
