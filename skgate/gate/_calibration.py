@@ -16,7 +16,7 @@ from skgate.gate._shift_sampler import adapt
 from skgate.gate._subspace import Floats
 from skgate.gate._thresholds import balanced_f1_threshold, round_scores
 
-_MOVES_FROM = 8.0  # weight of each class's shots; scores of fewer are too noisy to tell the shift
+_MOVES_FROM = 4.0  # weight of each class's shots; scores of fewer are too noisy to tell the shift
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ class LatentGate(VersionedPickle, LanguageInsights):
       both, update these priors on a grid; unlabelled prompts (:meth:`adapt`) do so by sampling. The
       boundary is where the expected error is lowest, both classes weighing the same; the decision
       function is the log-odds of two normals, averaged over the uncertainty of the boundary. A
-      source language's own rows count as its shots. From 8 shots of each class on, the probe moves
+      source language's own rows count as its shots. From four shots of each class on, the probe moves
       as well. It maximizes the posterior of its coefficients, given the shots, each of which weighs
       half a source row. The prior is a normal distribution around the source probe: the
       Laplace approximation of what the source rows tell. The shots' scores are then those of probes

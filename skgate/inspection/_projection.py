@@ -64,7 +64,7 @@ class ProjectionDisplay(PanelDisplay):
     languages is 0. Calibration shifts that score for a language (and may scale it by a positive
     factor). So the language has an exact boundary on the same axis: where its own ``harm_score`` is
     0. On the raw projection on ``direction_``, this would hold for gates of rank 1 only. With
-    ``calibration="refit"``, and from 8 shots of each class on, a language has other coefficients
+    ``calibration="refit"``, and from four shots of each class on, a language has other coefficients
     and no such point. Then use ``score="own"``, which shows each prompt's score from its language's
     own boundary.
 
@@ -149,7 +149,7 @@ class ProjectionDisplay(PanelDisplay):
         -----
         UserWarning
             If a language's boundary is not a point on the axis, as with ``calibration="refit"`` or
-            8 shots of each class.
+            four shots of each class.
             This boundary is not drawn.
         """
         if score not in ("source", "own"):
