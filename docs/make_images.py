@@ -53,12 +53,15 @@ def draw_all() -> Iterator[tuple[str, Any]]:
     uncalibrated = deepcopy(wrapper)
     uncalibrated.gate_[-1].set_params(unknown_language="source")
     shots = pool.groupby(["language", "harmful"]).sample(4, random_state=0)
+    two = shots.groupby(["language", "harmful"]).head(2)  # four would move the probe, too
+    with_two = deepcopy(wrapper)
+    with_two.partial_fit(two["prompt"], two["harmful"], language=two["language"])
     wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
 
     yield (
         "projection",
         ProjectionDisplay.from_estimator(
-            wrapper, test["prompt"], test["harmful"], language=test["language"], tier=tier
+            with_two, test["prompt"], test["harmful"], language=test["language"], tier=tier
         ),
     )
     observer = SteeringWrapper(

@@ -261,7 +261,7 @@ def draw_picture(demo: Demo, table: pd.DataFrame, output: Path) -> None:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     ProjectionDisplay.from_estimator(
-        demo.calibrated(4, seed=0),
+        demo.calibrated(2, seed=0),  # with more, a language has an axis of its own
         demo.prompts["prompt"],
         demo.prompts["harmful"],
         language=demo.prompts["language"],

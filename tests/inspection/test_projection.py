@@ -36,7 +36,7 @@ def tier_of(language):
     return np.array([TIER[name] for name in language])
 
 
-def fit(calibration="shrinkage", labels=(0, 1), n_shots=14):
+def fit(calibration="shrinkage", labels=(0, 1), n_shots=6):
     X, y, language = activations(seed=1)
     y = np.array(labels)[y]
     high = tier_of(language) == "high"
@@ -162,7 +162,7 @@ def test_gates_in_pipelines_wrappers_and_columns(wrapper, prompts, tier):
         verbose_feature_names_out=False,
     ).set_output(transform="pandas")
     high = np.flatnonzero(tier_of(ls) == "high")
-    shots = np.concatenate([np.flatnonzero(ls == name)[:14] for name in ("yo", "sw")])
+    shots = np.concatenate([np.flatnonzero(ls == name)[:6] for name in ("yo", "sw")])
     pipe = make_pipeline(
         columns, LatentGate(language_column="language", source_languages=["en", "de"])
     )
