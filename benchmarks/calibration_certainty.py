@@ -11,7 +11,9 @@ from calibration_common import (
     CALIBRATIONS,
     Case,
     Row,
+    balanced_accuracy,
     best_bias,
+    bias_of,
     both_classes,
     budgets_of,
     calibrated,
@@ -23,28 +25,48 @@ MEASURES = ["dataset", "variant", "language", "seed"]
 
 
 def intervals(case: Case, seed: int) -> Iterator[Row]:
-    """Whether the intervals of the bias cover what the test split, or all of train, asks for."""
+    """Whether intervals cover what the test split asks for, and the train prompts not shown."""
     data, gate = case.data, case.gate()
-    splits = ("test", "train")
-    truth = {(n, s): best_bias(gate, data, n, s) for n in data.targets for s in splits}
     for budget in budgets_of(data, seed, BUDGETS[1:]):
-        known = calibrated(gate, data, both_classes(data, seed, budget))
-        for name, split in truth:
-            low, high = known.bias_interval_[known.languages_ == name][0]
-            yield {
-                "budget": budget, "language": name, "best on": split,
-                "covered": float(low <= truth[name, split] <= high), "width": high - low,
-            }  # fmt: skip
+        shots = both_classes(data, seed, budget)
+        known = calibrated(gate, data, shots)
+        diagnosis = known.diagnose()
+        for name in data.targets:
+            _, low, high = bias_of(known, name)
+            of = diagnosis.loc[name]
+            unused = np.setdiff1d(data.rows("train", name), shots[name])
+            for on, rows in {"test": data.rows("test", name), "train": unused}.items():
+                if len(np.unique(data.y[rows])) < 2:
+                    continue
+                scores = known.harm_score(data.X[rows], language=name)
+                error = 1 - balanced_accuracy(data.y[rows], scores)
+                best = best_bias(known, data, name, on)
+                yield {
+                    "budget": budget, "language": name, "best on": on,
+                    "bias covered": float(low <= best <= high),
+                    "stated error": of["error"], "error": error, "verdict": of["verdict"][:9],
+                    "error covered": float(of["error_low"] <= error <= of["error_high"]),
+                }  # fmt: skip
 
 
 def show_intervals(frame: pd.DataFrame) -> None:
-    """Print coverage and width by data set and budget."""
+    """Print coverage by data set and budget, errors, and verdicts."""
+    frame = frame[frame["budget"] < BUDGETS[-1]]
+    order = frame["dataset"].unique()
     for value, title in {
-        "covered": "Share of 90 % intervals of the bias that cover",
-        "width": "Their mean width",
+        "bias covered": "Share of 90 % intervals of the bias that cover the best one",
+        "error covered": "Share of 90 % intervals of diagnose that cover the error",
+        "stated error": "Error that diagnose states, mean",
+        "error": "Error at the boundary, mean",
     }.items():
         table = frame.pivot_table(index=["dataset", "best on"], columns="budget", values=value)
-        show(table.reindex(frame["dataset"].unique(), level=0), title)
+        table = table.drop("train", level=1) if value == "stated error" else table
+        show(table.reindex(order, level=0), title)
+    verdicts = frame[(frame["best on"] == "test") & (frame["budget"] == 8)]
+    table = pd.crosstab(
+        [verdicts["dataset"], verdicts["language"]], verdicts["verdict"], normalize="index"
+    )
+    show(table, "Verdicts at 8 shots per class, shares of draws")
 
 
 def bounds(case: Case, seed: int) -> Iterator[Row]:
@@ -78,11 +100,15 @@ def bounds(case: Case, seed: int) -> Iterator[Row]:
 
 
 def show_bounds(frame: pd.DataFrame) -> None:
-    """Print how often the bounds hold, and how high they are."""
-    table = frame.groupby(["dataset", "on", "bounds", "budget", "target"], sort=False)[
-        ["holds", "bound", "error"]
-    ]
-    show(table.mean(), "Operating points at 90 % confidence: share of draws in which a bound holds")
+    """Print how often the bounds hold, by shots per class and target."""
+    table = frame.pivot_table(
+        index=["dataset", "on", "bounds"], columns=["budget", "target"], values="holds"
+    )
+    table.columns = [f"{budget} shots, {target:.0%}" for budget, target in table.columns]
+    show(
+        table.reindex(frame["dataset"].unique(), level=0),
+        "Operating points at 90 % confidence: share of draws in which a bound holds",
+    )
 
 
 def reliability(case: Case, seed: int) -> Iterator[Row]:

@@ -98,14 +98,26 @@ def score(gate: LatentGate, data: Languages, known: bool = True) -> Iterator[Row
         yield {"language": name, "balanced_accuracy": balanced_accuracy(y, scores)}
 
 
+def bias_of(gate: LatentGate, name: str) -> tuple[float, float, float]:
+    """A language's bias, and its 90 % interval."""
+    at = gate.languages_ == name
+    return float(gate.language_bias_[at][0]), *map(float, gate.bias_interval_[at][0])
+
+
 def best_bias(gate: LatentGate, data: Languages, name: str, split: str = "test") -> float:
-    """Find the bias that a split asks for: known in the generator, else that of least log loss."""
+    """Find the bias of a known language that a split asks for.
+
+    It is known in the generator, else that of least log loss.
+    """
     if name in data.middle:
-        return -float(gate.decision_function(data.middle[name][None])[0])
-    rows = data.rows(split, name)
-    scores = gate.decision_function(data.X[rows])[:, None]
-    model = LogisticRegression(class_weight="balanced", C=1e6).fit(scores, data.y[rows])
-    return float(model.intercept_[0] / model.coef_[0, 0])
+        shift = -float(gate.decision_function(data.middle[name][None], language=name)[0])
+    else:
+        rows = data.rows(split, name)
+        scores = gate.decision_function(data.X[rows], language=name)[:, None]
+        model = LogisticRegression(class_weight="balanced", C=1e6).fit(scores, data.y[rows])
+        shift = float(model.intercept_[0] / model.coef_[0, 0])
+    scale = float(gate.language_scale_[gate.languages_ == name][0])
+    return bias_of(gate, name)[0] + shift / scale
 
 
 def bootstrap(frame: pd.DataFrame, value: str, n_draws: int = 1000) -> str:

@@ -11,6 +11,7 @@ from calibration_common import (
     Case,
     Row,
     best_bias,
+    bias_of,
     both_classes,
     calibrated,
     draws,
@@ -112,7 +113,6 @@ def suggestions(case: Case, seed: int) -> Iterator[Row]:
     if total < FEWEST_SUGGESTED_FROM:
         return
     rng = np.random.default_rng([3, seed])
-    truth = {name: best_bias(gate, data, name) for name in data.targets}
     for share in (0.5, 0.1):
         n = round(total * share)
         pools = {k: np.r_[v[0][: total - n], v[1][:n]] for k, v in order.items()}
@@ -126,9 +126,8 @@ def suggestions(case: Case, seed: int) -> Iterator[Row]:
             for way, shots in ways.items():
                 known = calibrated(gate, data, shots)
                 for row in score(known, data):
-                    at = known.languages_ == row["language"]
-                    low, high = known.bias_interval_[at][0]
-                    error = abs(known.language_bias_[at][0] - truth[row["language"]])
+                    bias, low, high = bias_of(known, row["language"])
+                    error = abs(bias - best_bias(known, data, row["language"]))
                     yield {
                         "way": way, "prompts": total, "share": share, "labels": labels,
                         "width": high - low, "bias error": error, **row,

@@ -142,7 +142,7 @@ class Calibrator:
     shifts : ShiftModel or None
         What to expect of a new language; None unless ``method`` is "shrinkage".
     posterior : ProbePosterior or None
-        Moves the probe with many shots; None unless ``method`` is "shrinkage".
+        Moves the probe with four shots of each class; None unless ``method`` is "shrinkage".
     target_fpr : float or None
         Highest share of harmless prompts to call harmful; None for balanced errors.
     """
@@ -200,7 +200,7 @@ class Calibrator:
     def read(self, evidence: Evidence) -> tuple[Probe, LabelledScores]:
         """Find the probe of a language before its boundary is set, and its labelled scores.
 
-        Many shots of both classes move the source probe, if nothing else is known of the language.
+        Four shots of each class move the source probe, if nothing else is known of the language.
         The shots' scores then come from probes that have not seen them.
         """
         shots = evidence.shots

@@ -126,9 +126,9 @@ class LatentGate(VersionedPickle, LanguageInsights):
         Source and calibrated languages, sorted.
     language_bias_, language_scale_ : ndarray of shape (n_languages,)
         The decision function of a language is ``scale * (pooled + bias)``, where ``pooled`` is that
-        of the pooled source. "refit", and "shrinkage" with many shots, change the coefficients too:
-        ``pooled`` is then the score of the language's own probe. With "refit", the bias is the
-        difference of the intercepts, and the scale is 1.
+        of the pooled source. "refit", and "shrinkage" with four shots of each class or more, change
+        the coefficients too: ``pooled`` is then the score of the language's own probe. With
+        "refit", the bias is the difference of the intercepts, and the scale is 1.
     bias_interval_ : ndarray of shape (n_languages, 2)
         90 % interval of the bias that is best for further prompts drawn like the language's shots;
         NaN if ``calibration`` is not "shrinkage".
@@ -184,8 +184,8 @@ class LatentGate(VersionedPickle, LanguageInsights):
       both, update these priors on a grid; unlabelled prompts (:meth:`adapt`) do so by sampling. The
       boundary is where the expected error is lowest, both classes weighing the same; the decision
       function is the log-odds of two normals, averaged over the uncertainty of the boundary. A
-      source language's own rows count as its shots. From four shots of each class on, the probe moves
-      as well. It maximizes the posterior of its coefficients, given the shots, each of which weighs
+      source language's own rows count as its shots. From four shots of each class on, the probe
+      moves as well. It maximizes the posterior of its coefficients, given the shots, each of which weighs
       half a source row. The prior is a normal distribution around the source probe: the
       Laplace approximation of what the source rows tell. The shots' scores are then those of probes
       that have not seen them, to first order [3]_. Languages with source rows or with unlabelled
