@@ -185,8 +185,8 @@ class LatentGate(VersionedPickle, LanguageInsights):
       boundary is where the expected error is lowest, both classes weighing the same; the decision
       function is the log-odds of two normals, averaged over the uncertainty of the boundary. A
       source language's own rows count as its shots. From four shots of each class on, the probe
-      moves as well. It maximizes the posterior of its coefficients, given the shots, each of which weighs
-      half a source row. The prior is a normal distribution around the source probe: the
+      moves as well. It maximizes the posterior of its coefficients, given the shots, each of which
+      weighs half a source row. The prior is a normal distribution around the source probe: the
       Laplace approximation of what the source rows tell. The shots' scores are then those of probes
       that have not seen them, to first order [3]_. Languages with source rows or with unlabelled
       prompts keep the source probe.
