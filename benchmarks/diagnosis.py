@@ -3,11 +3,11 @@
     python benchmarks/diagnosis.py FOLDER
 
 FOLDER holds ``qwen15b_polyrefuse.npz`` and ``qwen15b_multijail.npz``: activations of
-Qwen2.5-Coder-1.5B-Instruct at the last token, with language, split, label, and the blocks'
-numbers. Gates learn from six languages of PolyRefuse. Japanese, Korean, Polish and Yoruba give shots from the train split, and errors are measured on the test
-split and on the train prompts that were no shots. Swahili has MultiJail's harmful prompts and 40
-harmless ones: shots are drawn from these, and errors measured on the rest. Eight shots of each
-class, 30 draws.
+Qwen2.5-Coder-1.5B-Instruct at the last token, with language, split, label and the blocks' numbers.
+Gates learn from six languages of PolyRefuse. Japanese, Korean, Polish and Yoruba give shots from
+the train split, and errors are measured on the test split and on the train prompts that were no
+shots. Swahili has MultiJail's harmful prompts and 40 harmless ones: shots are drawn from these, and
+errors measured on the rest. Eight shots of each class, 30 draws.
 """
 
 from __future__ import annotations
