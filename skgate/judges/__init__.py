@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from skgate.judges._phrases import PhraseJudge
 
-__all__ = ["PhraseJudge"]
+if TYPE_CHECKING:
+    from skgate.judges._latent import LatentJudge
+
+__all__ = ["LatentJudge", "PhraseJudge"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LatentJudge":  # it needs torch
+        from skgate.judges._latent import LatentJudge
+
+        return LatentJudge
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
