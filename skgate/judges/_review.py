@@ -136,8 +136,9 @@ def sample_for_review(
 
     >>> review = sample.join(read_review(path))
     >>> found = review["verdict"] == "refused"
-    >>> print(f"weighted: {np.average(found, weights=review['weight']):.2f}, not: {found.mean():.2f}")
-    weighted: 0.16, not: 0.25
+    >>> share = np.average(found, weights=review["weight"])
+    >>> print(f"refused: {share:.2f}, without weights: {found.mean():.2f}")
+    refused: 0.16, without weights: 0.25
     >>> for weight in ("weight", None):
     ...     table = agreement("refused", "verdict", data=review, sample_weight=weight)
     ...     print(f"recall: {table.loc['all', 'recall']:.2f}")
@@ -166,7 +167,8 @@ def sample_for_review(
             "prompt": [_guard(asked[row]) for row in order],
             "reply": [_guard(texts[row]) for row in order],
             "verdict": "",
-        }
+        },
+        dtype=object,
     )
     sheet.to_csv(
         Path(path).expanduser(),
