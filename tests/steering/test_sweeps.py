@@ -61,7 +61,7 @@ class Unsure:
     """A judge that abstains unless a reply has one of two words."""
 
     def is_refusal(self, replies, prompts=None, language=None):
-        return np.array([1.0 if "then" in r else 0.0 if "who" in r else np.nan for r in replies])
+        return np.array([1.0 if "then" in r else 0.0 if "stop" in r else np.nan for r in replies])
 
 
 def by_hand(replies):
