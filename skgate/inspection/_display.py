@@ -43,6 +43,11 @@ class PanelDisplay:
         self.frame_ = _check_frame(frame, self._columns)
         self._container: Figure | SubFigure | None = None
 
+    def _by_judge(self, label: str) -> str:
+        """Add to an axis label which judge found the refusals, if it is known."""
+        judge = self.frame_.attrs.get("judge")
+        return f"{label},\nby {judge}" if judge else label
+
     @property
     def _models(self) -> list[str]:
         return list(self.frame_["model"].unique())
@@ -137,7 +142,10 @@ def stack_tables(table: Any) -> pd.DataFrame:
             )
     tables = [one.assign(model=name) for name, one in named.items()]
     frame = pd.concat(tables, ignore_index=True)
-    return frame[["model", *frame.columns.drop("model")]]
+    judges = [one.attrs.get("judge") for one in named.values()]
+    frame = frame[["model", *frame.columns.drop("model")]]
+    frame.attrs["judge"] = None if None in judges else " and ".join(map(str, dict.fromkeys(judges)))
+    return frame
 
 
 def check_shares(frame: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -168,10 +176,13 @@ def _check_frame(frame: Any, columns: tuple[str, ...]) -> pd.DataFrame:
         raise ValueError(
             f"Got a frame of {found}, expected at least one row, with the columns {list(columns)}."
         )
+    judge = frame.attrs.get("judge")
     frame = frame.reset_index(drop=True)
     if "model" not in frame:
         frame.insert(0, "model", "model")
-    return frame.astype({"model": str}).astype({"model": object})
+    frame = frame.astype({"model": str}).astype({"model": object})
+    frame.attrs = {"judge": judge} if judge else {}
+    return frame
 
 
 def _divide(ax: Axes, n_panels: int) -> SubFigure:

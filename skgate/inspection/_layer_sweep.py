@@ -71,9 +71,12 @@ class LayerSweepDisplay(PanelDisplay):
     def __init__(self, frame: pd.DataFrame) -> None:
         super().__init__(frame)
         tables = [self._of(model).sort_values("layer") for model in self._models]
+        attrs = self.frame_.attrs
         self.frame_ = pd.concat(tables, ignore_index=True)
+        self.frame_.attrs = attrs
         check_shares(self.frame_, ["refusal_rate", "unablated"])
-        lowest = self.frame_.groupby("model")["refusal_rate"].idxmin()
+        known = self.frame_.dropna(subset="refusal_rate")
+        lowest = known.groupby("model")["refusal_rate"].idxmin()
         self.frame_["chosen"] = self.frame_.index.isin(lowest)
 
     @classmethod
@@ -114,7 +117,12 @@ class LayerSweepDisplay(PanelDisplay):
         display : LayerSweepDisplay
             The drawn display.
         """
-        from skgate.steering._sweeps import find_refusals, generate_unsteered
+        from skgate.steering._sweeps import (
+            find_refusals,
+            generate_unsteered,
+            share_refused,
+            warn_of_abstentions,
+        )
 
         tables = {}
         for name, wrapper in by_name(estimator).items():
@@ -124,7 +132,8 @@ class LayerSweepDisplay(PanelDisplay):
             prompts = check_prompts(X_val, "X_val")
             replies = generate_unsteered(wrapper, prompts, generate_kwargs)
             refused = find_refusals(wrapper.judge, prompts, replies, None)
-            tables[name] = table.assign(unablated=refused.mean())
+            warn_of_abstentions(table.attrs["judge"], [refused])
+            tables[name] = table.assign(unablated=share_refused(refused))
         return cls.from_predictions(tables, ax=ax)
 
     @classmethod
@@ -136,7 +145,8 @@ class LayerSweepDisplay(PanelDisplay):
         ----------
         table : DataFrame, or mapping of str to DataFrame
             Columns ``layer``, ``refusal_rate`` and, optionally, ``unablated``, the refusal rate of
-            the unchanged model. For several models, a mapping of name to table.
+            the unchanged model. For several models, a mapping of name to table. If
+            ``table.attrs["judge"]`` names the judge, the axis label does too.
         {ax}
 
         Returns
@@ -203,7 +213,7 @@ class LayerSweepDisplay(PanelDisplay):
             panel.margins(x=0.08)
             sns.despine(ax=panel)
         for panel in axes[::columns]:
-            panel.set_ylabel("harmful prompts refused")
+            panel.set_ylabel(self._by_judge("harmful prompts refused"))
         self._entitle("Where does refusal live?", models)
         handles = [
             Line2D([], [], **curve, label="harm direction ablated at one layer"),

@@ -125,6 +125,7 @@ class RefusalGapDisplay(PanelDisplay):
             If no language is given, or if a language has no tier and ``by="tier"``.
         """
         from skgate.steering._pipeline import find_fitted_parts
+        from skgate.steering._sweeps import judge_name, warn_of_abstentions
 
         single = not isinstance(estimator, Mapping | list | tuple)
         wrappers = by_name(estimator)
@@ -143,9 +144,18 @@ class RefusalGapDisplay(PanelDisplay):
             name: _find_refusals(wrapper, X, language, generate_kwargs, steered=steered)
             for name, (wrapper, steered) in runs.items()
         }
-        label = parts.gate.harmful_label_
+        judges = {name: judge_name(wrapper.judge) for name, (wrapper, _) in runs.items()}
+        for judge in dict.fromkeys(judges.values()):
+            warn_of_abstentions(judge, [refused[name] for name in runs if judges[name] == judge])
         return cls.from_predictions(
-            y, refused, language=languages, by=by, tier=tier, pos_label=label, ax=ax
+            y,
+            refused,
+            language=languages,
+            judge=" and ".join(dict.fromkeys(judges.values())),
+            by=by,
+            tier=tier,
+            pos_label=parts.gate.harmful_label_,
+            ax=ax,
         )
 
     @classmethod
@@ -156,6 +166,7 @@ class RefusalGapDisplay(PanelDisplay):
         refused: Any,
         *,
         language: ArrayLike,
+        judge: str | None = None,
         by: str = "tier",
         tier: Mapping[str, str] | None = None,
         pos_label: Hashable | None = None,
@@ -168,10 +179,12 @@ class RefusalGapDisplay(PanelDisplay):
         y_true : array-like of shape (n_prompts,)
             True labels.
         refused : array-like of bool of shape (n_prompts,), or mapping of str to such
-            Whether the reply to each prompt is a refusal. For several models or conditions, a
-            mapping of name to array.
+            Whether the reply to each prompt is a refusal; NaN if the judge abstains. For several
+            models or conditions, a mapping of name to array.
         language : array-like of str of shape (n_prompts,)
             Languages of the prompts.
+        judge : str or None, default=None
+            The name of the judge, for the axis label.
         {by}
         {tier}
         {pos_label}
@@ -201,6 +214,7 @@ class RefusalGapDisplay(PanelDisplay):
                 for kind in (HARMFUL, HARMLESS)
             ]
         frame = pd.DataFrame(rows).dropna(subset="refusal_rate")
+        frame.attrs["judge"] = judge
         return cls(frame).plot(ax)
 
     @fill_docstring
@@ -257,7 +271,7 @@ class RefusalGapDisplay(PanelDisplay):
             )
             sns.despine(ax=panel)
         for panel in axes[::columns]:
-            panel.set_ylabel("share of prompts refused")
+            panel.set_ylabel(self._by_judge("share of prompts refused"))
         if not beside:
             axes[-1].set_xlabel("language")
         self._entitle("Does the model refuse where it should?", models)
@@ -275,8 +289,8 @@ class RefusalGapDisplay(PanelDisplay):
 
 def _find_refusals(
     wrapper: Any, X: Any, language: Any, generate_kwargs: Mapping[str, Any], *, steered: bool
-) -> npt.NDArray[np.bool_]:
-    """Find which prompts the model refuses, steered or unchanged."""
+) -> npt.NDArray[np.float64]:
+    """Find which prompts the model refuses, steered or unchanged; NaN: the judge abstains."""
     from skgate.steering._pipeline import find_fitted_parts
     from skgate.steering._sweeps import find_refusals, generate_unsteered
 

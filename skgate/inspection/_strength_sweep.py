@@ -149,7 +149,8 @@ class StrengthSweepDisplay(PanelDisplay):
         ----------
         table : DataFrame, or mapping of str to DataFrame
             Columns ``strength``, ``refusal_rate`` and, optionally, ``language`` and
-            ``garbled_rate``. For several models, a mapping of name to table.
+            ``garbled_rate``. For several models, a mapping of name to table. If
+            ``table.attrs["judge"]`` names the judge, the axis label does too.
         {by}
         {tier}
         {ax}
@@ -161,7 +162,9 @@ class StrengthSweepDisplay(PanelDisplay):
         """
         display = cls(stack_tables(table))
         measures = [name for name in _MEASURES if name in display.frame_]
+        attrs = display.frame_.attrs
         display.frame_ = average_groups(display.frame_, ["strength"], measures, by, tier)
+        display.frame_.attrs = attrs
         return display.plot(ax)
 
     @fill_docstring
@@ -213,7 +216,10 @@ class StrengthSweepDisplay(PanelDisplay):
                 lines |= zip(present, panel.get_lines()[-len(present) :], strict=True)
             self._as_shares(panel)
             panel.set_xlabel("")
-            panel.set_ylabel(_MEASURES[measure] if model == models[0] else "")
+            label = _MEASURES[measure]
+            if measure == "refusal_rate":
+                label = self._by_judge(label)
+            panel.set_ylabel(label if model == models[0] else "")
             sns.despine(ax=panel)
         for panel in axes[-len(models) :]:
             panel.set_xlabel("steering strength (1: from harmless to harmful)")

@@ -15,11 +15,11 @@ from sklearn.utils import check_random_state
 from skgate._base import set_module
 from skgate._docstrings import fill_docstring
 from skgate._validation import check_language
+from skgate._verdicts import check_verdicts
 from skgate.metrics._bootstrap import bootstrap_intervals
 from skgate.metrics._checks import (
     check_same_length,
     harmful_class,
-    one_bool_per_row,
     one_per_row,
 )
 from skgate.metrics._decisions import decision_measures
@@ -39,6 +39,7 @@ _DECISIONS = {
 }
 _REFUSALS = {"harmful_refused": True, "harmless_refused": False, "selectivity": True}
 _COUNTS = ["n", "n_harmful", "n_harmless"]
+_ABSTAINED = "n_abstained"
 
 
 @set_module("skgate.metrics")
@@ -73,8 +74,10 @@ def language_report(
     language : array-like of str of shape (n_samples,)
         The language of each row.
     refused : array-like of bool of shape (n_samples,) or None, default=None
-        Whether the reply to each prompt is a refusal, as a judge decides. 1 and 0 are allowed too.
-        It adds the columns ``harmful_refused``, ``harmless_refused`` and ``selectivity``.
+        Whether the reply to each prompt is a refusal, as a judge decides. 1 and 0 are allowed too,
+        and "refused", "answered" and "garbled". NaN or None means that the judge abstained: the row
+        is left out of the rates of refusals. It adds the columns ``harmful_refused``,
+        ``harmless_refused`` and ``selectivity``.
     tier : mapping of str to str or None, default=None
         The tier of each language. If None, the tiers of the paper are used, for ISO 639-1 codes:
         "high", "mid" or "low" by the language's share of Common Crawl (see Notes). A language
@@ -128,6 +131,7 @@ def language_report(
         ``tpr_at_fpr_<rate>``  scores     largest share of harmful rows found at this ``fpr``
         ``partial_roc_auc``    scores     area up to the largest of ``fprs``, standardized
         ``n``                  rows       number of rows; likewise ``n_harmful``, ``n_harmless``
+        ``n_abstained``        refusals   number of rows without a verdict; only if there are any
         ``<measure>_low``      any        bounds of the interval; likewise ``<measure>_high``
         ====================== ========== ========================================================
 
@@ -137,9 +141,9 @@ def language_report(
     ------
     ValueError
         If lengths differ, an input is empty, not one-dimensional or has missing values, there are
-        more than two labels, ``refused`` is not boolean, ``pos_label`` or ``worst_by`` is unknown,
-        neither ``y_pred`` nor ``y_score`` nor ``refused`` is given, or ``fprs``,
-        ``confidence_level`` or ``n_resamples`` is invalid.
+        more than two labels, ``refused`` has other values than verdicts, ``pos_label`` or
+        ``worst_by`` is unknown, neither ``y_pred`` nor ``y_score`` nor ``refused`` is given, or
+        ``fprs``, ``confidence_level`` or ``n_resamples`` is invalid.
     TypeError
         If ``tier`` is not a mapping or a language is not a string.
 
@@ -184,8 +188,8 @@ def language_report(
     resample has as many harmful and harmless rows as the group. A tier's interval is that of its
     languages' mean, each resampled by itself. That of "overall" pools all rows. The worst
     language's ignores that it was chosen as the worst, and the spread, which resampling increases,
-    has none (NaN). With few rows, the intervals are too narrow, and without any error they have no
-    width.
+    has none (NaN). A rate of refusals has none either if a resample holds nothing but abstentions.
+    With few rows, the intervals are too narrow, and without any error they have no width.
 
     The default tiers are high: en de fr es it nl pl ru zh ja, mid: ar ko th el he hi fa,
     low: sw am my km si yo [1]_.
@@ -260,20 +264,22 @@ def language_report(
     tiers = LANGUAGE_TIERS if tier is None else tier
     _check_bootstrap(confidence_level, n_resamples)
     rows = _validate(y_true, y_pred, y_score, refused, language, pos_label)
-    columns = [*measures, *_COUNTS]
+    abstained = refused is not None and bool(rows["refused"].isna().any())
+    counts = [*_COUNTS, *([_ABSTAINED] if abstained else [])]
+    columns = [*measures, *counts]
     languages = _measure(rows, "language", columns, rates)
     _warn_if_too_few(languages, rates)
-    worst = _worst_language(languages, worst_by, measures[worst_by])
+    worst = _worst_language(languages, worst_by, measures[worst_by], counts)
     report = pd.concat(
         {
             "language": languages,
-            "tier": _average_tiers(languages, tiers),
+            "tier": _average_tiers(languages, tiers, counts),
             "overall": _measure(rows.assign(all="all"), "all", columns, rates),
             "worst": worst,
             "spread": pd.DataFrame({"max - min": languages.max() - languages.min()}).T,
         },
         names=["group", "name"],
-    ).astype(dict.fromkeys(_COUNTS, int))
+    ).astype(dict.fromkeys(counts, int))
     if confidence_level is None:
         return report
     random = check_random_state(random_state)
@@ -342,7 +348,8 @@ def _validate(
         if not np.isfinite(given["y_score"]).all():
             raise ValueError("Got infinite values in y_score, expected finite scores.")
     if refused is not None:
-        given["refused"] = one_bool_per_row("refused", refused)
+        verdicts = check_verdicts("refused", refused)
+        given["refused"] = verdicts if np.isnan(verdicts).any() else verdicts.astype(bool)
     check_same_length(given)
     labelled = [name for name in ("y_true", "y_pred") if name in given]
     labels = [label for name in labelled for label in given[name].tolist()]
@@ -376,7 +383,9 @@ def _measure_group(rows: pd.DataFrame, rates: Mapping[str, float]) -> dict[str, 
     if "y_pred" in rows:
         values |= decision_measures(harmful, rows["y_pred"].to_numpy())
     if "refused" in rows:
-        values |= refusal_measures(harmful, rows["refused"].to_numpy())
+        judged = rows["refused"].notna().to_numpy()
+        values[_ABSTAINED] = len(rows) - int(judged.sum())
+        values |= refusal_measures(harmful[judged], rows["refused"].to_numpy()[judged])
     return values
 
 
@@ -385,20 +394,22 @@ def _warn_if_too_few(languages: pd.DataFrame, rates: Mapping[str, float]) -> Non
     warn_if_too_few(both["n_harmless"].astype(int).to_dict(), rates)
 
 
-def _average_tiers(languages: pd.DataFrame, tiers: Mapping[str, str]) -> pd.DataFrame:
+def _average_tiers(
+    languages: pd.DataFrame, tiers: Mapping[str, str], counts: list[str]
+) -> pd.DataFrame:
     averages = {}
     for tier in dict.fromkeys(tiers.values()):
         members = languages[[tiers.get(language) == tier for language in languages.index]]
         if len(members):
-            averages[tier] = pd.concat(
-                [members.drop(columns=_COUNTS).mean(), members[_COUNTS].sum()]
-            )
+            averages[tier] = pd.concat([members.drop(columns=counts).mean(), members[counts].sum()])
     return pd.DataFrame(averages, index=languages.columns, dtype=float).T
 
 
-def _worst_language(languages: pd.DataFrame, measure: str, greater_is_better: bool) -> pd.DataFrame:
+def _worst_language(
+    languages: pd.DataFrame, measure: str, greater_is_better: bool, counts: list[str]
+) -> pd.DataFrame:
     values = languages[measure].dropna()
     if values.empty:
-        nothing = {**dict.fromkeys(languages.columns, np.nan), **dict.fromkeys(_COUNTS, 0)}
+        nothing = {**dict.fromkeys(languages.columns, np.nan), **dict.fromkeys(counts, 0)}
         return pd.DataFrame(nothing, index=[""])
     return languages.loc[[values.idxmin() if greater_is_better else values.idxmax()]]

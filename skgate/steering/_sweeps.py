@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,8 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.base import clone
 
+from skgate._base import find_stack_level
 from skgate._provenance import list_places
 from skgate._validation import check_layers, check_prompts
+from skgate._verdicts import check_verdicts
 from skgate.judges import PhraseJudge
 from skgate.metrics._checks import one_bool_per_row
 from skgate.steering._engine import Engine, EngineParams, Replies
@@ -54,13 +57,17 @@ def select_layer(
     transformer = clone(parts.transformer).set_params(layer=list(wanted))
     activations = np.split(transformer.transform(prompts), len(wanted), axis=1)
     gate = clone(parts.gate).set_params(language_column=None)
-    rates = []
+    found = []
     for layer, X in zip(wanted, activations, strict=True):
         places = list_places([layer], reader.positions)
         direction = steered_part(gate.fit(X, y, language=language), places)
         replies = engine.generate(items, [layer], direction, always(ablate=1.0))
-        rates.append(find_refusals(wrapper.judge, items, replies, None).mean())
-    return pd.DataFrame({"layer": wanted, "refusal_rate": rates})
+        found.append(find_refusals(wrapper.judge, items, replies, None))
+    judge = judge_name(wrapper.judge)
+    warn_of_abstentions(judge, found)
+    table = pd.DataFrame({"layer": wanted, "refusal_rate": [share_refused(one) for one in found]})
+    table.attrs["judge"] = judge
+    return table
 
 
 def select_strength(
@@ -84,19 +91,24 @@ def select_strength(
     reader = parts.open_reader()
     engine, direction = Engine.of(wrapper, reader, generate_kwargs), parts.check_gate(reader)
     layers, unit = reader.layers, projection_unit(parts.gate)
-    tables = []
+    tables, found = [], []
     for strength in tried:
         replies = engine.generate(items, layers, direction, always(add=strength * unit))
         table = pd.DataFrame({"strength": float(strength)}, index=range(len(items)))
         if languages is not None:
             table["language"] = languages
         by = list(table)
-        table["refusal_rate"] = find_refusals(wrapper.judge, items, replies, languages)
+        found.append(find_refusals(wrapper.judge, items, replies, languages))
+        table["refusal_rate"] = found[-1]  # its mean leaves NaN out
         if is_garbled is not None:
             garbled = is_garbled(_one_each(replies))
             table["garbled_rate"] = one_bool_per_row("is_garbled(replies)", garbled, len(items))
         tables.append(table.groupby(by).mean().reset_index())
-    return pd.concat(tables, ignore_index=True)
+    judge = judge_name(wrapper.judge)
+    warn_of_abstentions(judge, found)
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs["judge"] = judge
+    return table
 
 
 def generate_alike(
@@ -165,7 +177,7 @@ def find_refusals(
     prompts: Sequence[Prompt],
     replies: Replies,
     languages: npt.NDArray[Any] | None,
-) -> npt.NDArray[np.bool_]:
+) -> npt.NDArray[np.float64]:
     """Ask a judge which prompts were refused.
 
     Parameters
@@ -181,17 +193,50 @@ def find_refusals(
 
     Returns
     -------
-    refused : ndarray of bool of shape (n_prompts,)
-        Whether each prompt was refused.
+    refused : ndarray of float of shape (n_prompts,)
+        1 if the prompt was refused, 0 if not, NaN if the judge abstains.
 
     Raises
     ------
     ValueError
-        If there are several replies to a prompt.
+        If there are several replies to a prompt, or the judge does not give one verdict to each.
     """
-    judge = PhraseJudge() if judge is None else judge
-    refused = judge.is_refusal(_one_each(replies), prompts=prompts, language=languages)
-    return np.asarray(refused, dtype=bool)
+    asked = PhraseJudge() if judge is None else judge
+    refused = asked.is_refusal(_one_each(replies), prompts=prompts, language=languages)
+    return check_verdicts(f"{judge_name(judge)}.is_refusal(replies)", refused, len(replies))
+
+
+def share_refused(refused: npt.NDArray[np.float64]) -> float:
+    """Return the share of refusals among the verdicts; NaN if there is none."""
+    verdicts = refused[~np.isnan(refused)]
+    return float(verdicts.mean()) if len(verdicts) else float("nan")
+
+
+def warn_of_abstentions(judge: str, found: Sequence[npt.NDArray[np.float64]]) -> None:
+    """Warn once if there are abstentions, which rates leave out.
+
+    Parameters
+    ----------
+    judge : str
+        The judge's name, as :func:`judge_name` returns it.
+    found : sequence of ndarray of float
+        What :func:`find_refusals` returned.
+    """
+    refused = np.concatenate(found)
+    n_abstained = int(np.isnan(refused).sum())
+    if n_abstained:
+        warnings.warn(
+            f"{judge} abstained on {n_abstained} of {len(refused)} replies, which are "
+            "left out of the refusal rates. Read some of them: if they are mostly refusals, or "
+            "mostly answers, the rates are biased.",
+            UserWarning,
+            stacklevel=find_stack_level(),
+        )
+
+
+def judge_name(judge: Any) -> str:
+    """Return the class of a judge; None is a :class:`skgate.judges.PhraseJudge`."""
+    return type(PhraseJudge() if judge is None else judge).__name__
 
 
 def _one_each(replies: Replies) -> list[str]:

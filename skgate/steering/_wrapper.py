@@ -26,6 +26,7 @@ from skgate._base import (
 from skgate._docstrings import fill_docstring
 from skgate._frames import find_index, to_plain
 from skgate.metrics import refusal_selectivity
+from skgate.metrics._checks import check_same_length, one_per_row
 from skgate.steering import _sweeps
 from skgate.steering._engine import Engine
 from skgate.steering._pipeline import SteeringParts, assemble, find_fitted_parts
@@ -75,6 +76,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     judge : object with ``is_refusal(replies, prompts, language)`` or None, default=None
         Decides which replies are refusals, for ``score`` and the selections. If None, a
         :class:`skgate.judges.PhraseJudge` is used. ``clone`` shares it and does not copy it.
+        Replies on which it abstains (NaN) are left out, with a warning.
     generate_kwargs : dict or None, default=None
         Arguments of the model's ``generate``, such as ``max_new_tokens``.
     batch_tokens : int or "auto", default="auto"
@@ -536,10 +538,15 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         parts = find_fitted_parts(self)
         items, languages = parts.split(X, language)
         replies = self.generate(X, language)
+        refused = _sweeps.find_refusals(self.judge, items, replies, languages)
+        labels = one_per_row("y_true", y)
+        check_same_length({"y_true": labels, "refused": refused})
+        _sweeps.warn_of_abstentions(_sweeps.judge_name(self.judge), [refused])
+        judged = ~np.isnan(refused)
         return refusal_selectivity(
-            y,
-            _sweeps.find_refusals(self.judge, items, replies, languages),
-            language=languages,
+            labels[judged],
+            refused[judged],
+            language=None if languages is None else languages[judged],
             pos_label=parts.gate.harmful_label_,
         )
 
@@ -577,7 +584,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         Returns
         -------
         table : DataFrame
-            One row per layer: columns ``layer`` and ``refusal_rate``.
+            One row per layer: columns ``layer`` and ``refusal_rate``. The name of the judge is in
+            ``table.attrs["judge"]``.
 
         See Also
         --------
@@ -616,7 +624,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         -------
         table : DataFrame
             Columns ``strength``, ``language`` (if known), ``refusal_rate`` and, with
-            ``is_garbled``, ``garbled_rate``.
+            ``is_garbled``, ``garbled_rate``. The name of the judge is in ``table.attrs["judge"]``.
 
         See Also
         --------

@@ -63,6 +63,7 @@ def test_from_wrapper(wrapper, sources, prompts):
         layers=[0, 5],
     )
     np.testing.assert_array_equal(display.ax_.lines[0].get_xydata(), table.to_numpy())
+    assert display.ax_.get_ylabel() == "harmful prompts refused,\nby PhraseJudge"
     # The organism refuses all of these, as its description says.
     assert display.frame_["unablated"].tolist() == [1, 1]
     quiet = LayerSweepDisplay.from_estimator(
@@ -83,3 +84,30 @@ def test_bad_input():
         LayerSweepDisplay.from_predictions({"a": [0.5]})
     with pytest.raises(ValueError, match="empty table"):
         LayerSweepDisplay.from_predictions({})
+
+
+class Sometimes:
+    """A judge that abstains on every second reply, and finds the others refused."""
+
+    def is_refusal(self, replies, prompts=None, language=None):
+        return [True if i % 2 else None for i in range(len(replies))]
+
+
+def test_replies_without_a_verdict_are_left_out(wrapper, sources, prompts):
+    harmful = prompts("val", 2, languages=["en"]).query("harmful")
+    judged = wrapper.__class__(
+        wrapper.gate, judge=Sometimes(), generate_kwargs={"max_new_tokens": 1}
+    )
+    with pytest.warns(UserWarning, match="Sometimes abstained on 1 of 2 replies") as caught:
+        display = LayerSweepDisplay.from_estimator(
+            judged, sources["prompt"], sources["harmful"], harmful["prompt"], layers=[0]
+        )
+    assert len(caught) == 2  # of the sweep, and of the model as it is
+    assert display.frame_[["refusal_rate", "unablated"]].to_numpy().tolist() == [[1, 1]]
+    assert display.ax_.get_ylabel() == "harmful prompts refused,\nby Sometimes"
+
+
+def test_without_any_verdict_no_layer_is_marked():
+    display = LayerSweepDisplay.from_predictions(TABLE.assign(refusal_rate=np.nan))
+    assert not display.frame_["chosen"].any()
+    assert not display.ax_.texts

@@ -98,6 +98,7 @@ def test_one_wrapper_is_drawn_as_it_is_and_steered(wrapper, prompts, tier):
         copy, few["prompt"], few["harmful"], language=few["language"], tier=tier
     )
     assert [panel.get_title() for panel in display.axes_] == ["as it is", "steered"]
+    assert display.ax_.get_ylabel() == "share of prompts refused,\nby PhraseJudge"
     observer = copy.__class__(copy.gate_, generate_kwargs=copy.generate_kwargs)
     observer.set_params(on_harmful=None, on_harmless=None)
     rates = display.frame_.set_index(["model", "tier", "prompts"])["refusal_rate"]
@@ -158,3 +159,43 @@ def test_bad_input():
     with pytest.raises(ValueError, match="expected 'tier' or 'language' among them"):
         RefusalGapDisplay(frame.drop(columns="tier")).plot()
     assert len(plt.get_fignums()) == 1
+
+
+def test_the_axis_names_the_judge_if_it_is_given():
+    display = RefusalGapDisplay.from_predictions(Y, BEFORE, language=LANGUAGE)
+    assert display.ax_.get_ylabel() == "share of prompts refused"
+    display = RefusalGapDisplay.from_predictions(Y, BEFORE, language=LANGUAGE, judge="a person")
+    assert display.ax_.get_ylabel() == "share of prompts refused,\nby a person"
+
+
+def test_prompts_without_a_verdict_are_left_out():
+    abstained = np.arange(16) % 4 == 0  # one of two harmful prompts of each language
+    refused = np.where(abstained, np.nan, BEFORE)
+    display = RefusalGapDisplay.from_predictions(Y, refused, language=LANGUAGE)
+    assert heights(display.ax_) == [[1, 1, 0.5], [0, 0.5, 0]]
+
+
+class Sometimes:
+    """A judge that abstains on the first reply, and finds the others refused."""
+
+    def is_refusal(self, replies, prompts=None, language=None):
+        return [None] + [True] * (len(replies) - 1)
+
+
+def test_one_warning_for_each_judge_counts_the_abstentions(wrapper, prompts):
+    few = prompts("test", 2, languages=["en"])
+    one, other = (
+        wrapper.__class__(wrapper.gate_, judge=judge, generate_kwargs={"max_new_tokens": 1})
+        for judge in (Sometimes(), None)
+    )
+    given = {"language": "en", "by": "language"}
+    with pytest.warns(UserWarning, match="Sometimes abstained on 2 of 8 replies") as caught:
+        display = RefusalGapDisplay.from_estimator(one, few["prompt"], few["harmful"], **given)
+    assert len(caught) == 1
+    assert heights(display.ax_) == [[1], [1]]
+    with pytest.warns(UserWarning, match="Sometimes abstained on 1 of 4 replies") as caught:
+        display = RefusalGapDisplay.from_estimator(
+            {"a": one, "b": other}, few["prompt"], few["harmful"], **given
+        )
+    assert len(caught) == 1
+    assert display.ax_.get_ylabel().endswith("by Sometimes and PhraseJudge")

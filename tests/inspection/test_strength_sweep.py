@@ -93,6 +93,7 @@ def test_from_wrapper(wrapper, prompts, tier):
         assert rates.loc[group, "garbled_rate"].tolist() == [1 - rate for rate in expected]
     assert rates.loc[("high", 0.0), "refusal_rate"] == 1
     assert rates.loc[("high", 4.0), "refusal_rate"] == 0
+    assert display.ax_.get_ylabel().endswith("by PhraseJudge")
 
 
 def test_errors_come_before_the_model_runs(wrapper, prompts, monkeypatch):
@@ -133,3 +134,34 @@ def test_tables_with_and_without_languages():
     pooled = TABLE.drop(columns="language")
     with pytest.raises(ValueError, match="rows with and without a language"):
         StrengthSweepDisplay.from_predictions({"a": TABLE, "b": pooled})
+
+
+def named(table, judge):
+    table = table.copy()
+    table.attrs["judge"] = judge
+    return table
+
+
+def test_the_axis_names_the_judge_of_the_table():
+    display = StrengthSweepDisplay.from_predictions(named(TABLE, "PhraseJudge"))
+    refused, garbled = display.axes_
+    assert refused.get_ylabel() == "harmful prompts refused,\nby PhraseJudge"
+    assert garbled.get_ylabel() == "replies garbled"
+    assert display.frame_.attrs["judge"] == "PhraseJudge"
+
+
+def test_judges_of_several_models():
+    for judges, label in [
+        (("A", "A"), ",\nby A"),
+        (("A", "B"), ",\nby A and B"),
+        (("A", None), ""),
+    ]:
+        tables = {str(i): named(TABLE, judge) for i, judge in enumerate(judges)}
+        display = StrengthSweepDisplay.from_predictions(tables)
+        assert display.axes_[0].get_ylabel() == f"harmful prompts refused{label}"
+
+
+def test_a_strength_without_any_verdict_has_no_point():
+    table = TABLE[TABLE["language"] == "en"].assign(refusal_rate=[1, np.nan, 0.2])
+    display = StrengthSweepDisplay.from_predictions(table)
+    assert points(display.ax_) == [[[0, 1], [2, 0.2]]]

@@ -175,3 +175,32 @@ def test_decisions_without_scores_have_intervals(given):
 def test_bad_settings_are_named(given, change, message):
     with pytest.raises(ValueError, match=message):
         language_report(**given, **change)
+
+
+def test_abstentions_are_left_out_of_each_resample(given):
+    """The fast measures of many resamples equal a report of each."""
+    refused = np.where(np.arange(210) % 3 == 0, np.nan, given["refused"])
+    rows = pd.DataFrame({"y_true": given["y_true"].astype(bool), "refused": refused})
+    rng = np.random.default_rng(7)
+    drawn = {label: np.flatnonzero(rows["y_true"] == label) for label in (True, False)}
+    drawn = {label: rng.choice(at, size=(5, len(at))) for label, at in drawn.items()}
+    fast = pd.DataFrame(measure_resamples(rows, drawn, {}))
+    for i in range(5):
+        picked = rows.iloc[np.r_[drawn[True][i], drawn[False][i]]]
+        slow = language_report(**picked.to_dict("series"), language=["en"] * len(picked))
+        expected = slow.loc[("overall", "all"), fast.columns].to_numpy(float)
+        np.testing.assert_allclose(fast.loc[i].to_numpy(float), expected)
+
+
+def test_a_rate_has_no_interval_if_a_resample_has_no_verdict():
+    report = language_report(
+        [1] * 4 + [0] * 4,
+        language=["en"] * 8,
+        refused=[None, None, None, True] + [True, False] * 2,
+        confidence_level=0.9,
+        random_state=0,
+    )
+    row = report.loc[("language", "en")]
+    assert row["harmful_refused"] == 1
+    assert np.isnan(row["harmful_refused_low"])
+    assert row["harmless_refused_low"] < 0.5 < row["harmless_refused_high"]

@@ -272,6 +272,42 @@ def test_a_language_of_one_class_has_no_selectivity():
     assert report.loc[("tier", "high"), REFUSALS].tolist() == [0.75, 0, 1]
 
 
+@pytest.mark.parametrize("nothing", [np.nan, None, pd.NA])
+def test_abstentions_are_left_out_of_the_rates_and_counted(decisions, refused, nothing):
+    y, predicted, score, language = decisions
+    judged = np.random.default_rng(3).random(110) < 0.8
+    given = [one if known else nothing for one, known in zip(refused, judged, strict=True)]
+    without = language_report(y, predicted, score, language=language, fprs=())
+    report = language_report(y, predicted, score, language=language, fprs=(), refused=given)
+    pd.testing.assert_frame_equal(report[without.columns], without)
+    assert report.columns[-1] == "n_abstained"
+    assert report["n_abstained"].dtype.kind == "i"
+    only = language_report(y[judged], language=language[judged], refused=refused[judged])
+    for group in ("language", "tier", "overall"):
+        pd.testing.assert_frame_equal(report.loc[group, REFUSALS], only.loc[group, REFUSALS])
+        n_rows = report.loc[group, "n"] - only.loc[group, "n"]
+        assert report.loc[group, "n_abstained"].tolist() == n_rows.tolist()
+    assert report.loc[("overall", "all"), "n_abstained"] == (~judged).sum() > 0
+
+
+def test_a_language_with_abstentions_only_has_no_rates():
+    report = language_report(
+        [1, 0, 1, 0], language=["zh", "zh", "en", "en"], refused=[None, None, True, False]
+    )
+    assert report.loc[("language", "zh"), REFUSALS].isna().all()
+    assert report.loc[("tier", "high"), REFUSALS].tolist() == [1, 0, 1]
+    assert report["n_abstained"].tolist() == [0, 2, 2, 2, 0, 2]
+    nothing = language_report([1, 0], language=["zh", "zh"], refused=[None, None])
+    assert nothing.loc[("worst", ""), "n_abstained"] == 0
+
+
+def test_verdicts_as_texts_are_refusals_or_not(decisions, refused):
+    y, language = decisions[0], decisions[3]
+    texts = np.where(refused, "refused", np.where(y == 1, "garbled", "answered"))
+    expected = language_report(y, language=language, refused=refused)
+    pd.testing.assert_frame_equal(language_report(y, language=language, refused=texts), expected)
+
+
 def test_columns_follow_what_is_given(decisions, refused):
     y, predicted, score, language = decisions
     ranking = ["roc_auc", "average_precision"]

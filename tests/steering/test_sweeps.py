@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 from steered import GREEDY, LANGUAGE, PROMPTS, Words, Y, make_wrapper, slow_way
 
@@ -52,3 +55,86 @@ def test_select_strength_counts_garbled_replies(wrapper):
             wrapper.select_strength(
                 PROMPTS[:4], strengths=[0.0], is_garbled=lambda replies, wrong=wrong: wrong
             )
+
+
+class Unsure:
+    """A judge that abstains unless a reply has one of two words."""
+
+    def is_refusal(self, replies, prompts=None, language=None):
+        return np.array([1.0 if "then" in r else 0.0 if "stop" in r else np.nan for r in replies])
+
+
+def by_hand(replies):
+    """The share of refusals, and the number of abstentions."""
+    verdicts = Unsure().is_refusal(replies)
+    return np.nanmean(verdicts), int(np.isnan(verdicts).sum())
+
+
+def test_select_layer_leaves_abstentions_out_and_counts_them_in_one_warning(model, tokenizer):
+    wrapper = make_wrapper(model, tokenizer, judge=Unsure())
+    with pytest.warns(UserWarning, match="Unsure abstained on") as caught:
+        table = wrapper.select_layer(PROMPTS, Y, PROMPTS[20:], language=LANGUAGE)
+    n_abstained = 0
+    for layer, rate in zip(table["layer"], table["refusal_rate"], strict=True):
+        other = make_wrapper(model, tokenizer, layer).fit(PROMPTS, Y, language=LANGUAGE)
+        all_harmless = np.zeros(10, dtype=bool)
+        _, replies = slow_way(other, tokenizer, PROMPTS[20:], harmful=all_harmless, **GREEDY)
+        expected, n = by_hand(replies)
+        assert rate == expected
+        n_abstained += n
+    (warning,) = caught
+    assert f"abstained on {n_abstained} of 40 replies" in str(warning.message)
+    assert warning.filename == __file__
+
+
+def test_select_strength_and_score_leave_abstentions_out(model, tokenizer):
+    wrapper = make_wrapper(model, tokenizer).fit(PROMPTS, Y, language=LANGUAGE)
+    wrapper.set_params(judge=Unsure())
+    replies = wrapper.generate(PROMPTS, language=LANGUAGE)
+    verdicts = Unsure().is_refusal(replies)
+    assert 0 < np.isnan(verdicts).sum() < 30
+    with pytest.warns(UserWarning, match=r"abstained on \d+ of 60 replies") as caught:
+        table = wrapper.select_strength(PROMPTS, language="de", strengths=[0.0, 1.0])
+    unsteered = wrapper.set_params(on_harmful=None, on_harmless=None).generate(PROMPTS)
+    assert table.loc[0, "refusal_rate"] == by_hand(unsteered)[0]
+    assert len(caught) == 1
+    wrapper.set_params(on_harmful="add", on_harmless="ablate")
+    n_abstained = int(np.isnan(verdicts).sum())
+    with pytest.warns(UserWarning, match=f"Unsure abstained on {n_abstained} of 30 replies"):
+        score = wrapper.score(PROMPTS, pd.Series(Y, index=range(30, 0, -1)))
+    rates = [np.nanmean(verdicts[label == Y]) for label in (1, 0)]
+    assert score == pytest.approx(rates[0] - rates[1])
+
+
+def test_a_layer_without_any_verdict_has_no_rate(model, tokenizer):
+    class Silent:
+        def is_refusal(self, replies, prompts=None, language=None):
+            return [None] * len(replies)
+
+    wrapper = make_wrapper(model, tokenizer, judge=Silent())
+    with pytest.warns(UserWarning, match="Silent abstained on 20 of 20 replies"):
+        table = wrapper.select_layer(PROMPTS, Y, PROMPTS[20:], layers=[0, 1])
+    assert table["refusal_rate"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "message"),
+    [
+        ([True], "Got 1 values of Words.is_refusal(replies), expected 10"),
+        (["no"] * 10, "Got Words.is_refusal(replies)[0]='no', expected True or False"),
+    ],
+)
+def test_verdicts_that_are_none_are_named(model, tokenizer, verdicts, message, monkeypatch):
+    monkeypatch.setattr(Words, "is_refusal", lambda *args, **kwargs: verdicts)
+    wrapper = make_wrapper(model, tokenizer, judge=Words())
+    with pytest.raises(ValueError, match=re.escape(message)):
+        wrapper.select_layer(PROMPTS, Y, PROMPTS[20:], layers=[0])
+
+
+def test_tables_name_the_judge(model, tokenizer):
+    wrapper = make_wrapper(model, tokenizer, judge=Words())
+    table = wrapper.select_layer(PROMPTS, Y, PROMPTS[20:], layers=[0])
+    assert table.attrs == {"judge": "Words"}
+    wrapper.fit(PROMPTS, Y, language=LANGUAGE).set_params(judge=None)
+    table = wrapper.select_strength(PROMPTS[:2], strengths=[0.0])
+    assert table.attrs == {"judge": "PhraseJudge"}
