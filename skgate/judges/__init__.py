@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skgate.judges._guard import GuardModelJudge
 from skgate.judges._phrases import PhraseJudge
 
-__all__ = ["PhraseJudge"]
+__all__ = ["GuardModelJudge", "PhraseJudge"]
