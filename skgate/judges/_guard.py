@@ -316,6 +316,11 @@ def _encode(
         try:
             texts.append(family.render(tokenizer, prompt, reply))
         except Exception as error:
+            if not tokenizer.chat_template:
+                raise ValueError(
+                    "Got a tokenizer without a chat template, expected the guard's own: the "
+                    "template writes what this family reads."
+                ) from error
             raise PromptError(
                 row, f"was rejected by the guard's chat template: {error}", "prompts"
             ) from error
