@@ -154,7 +154,7 @@ class Scripted(transformers.Qwen2ForCausalLM):
             ids = input_ids[row, mask.bool()].tolist()
             assert mask.tolist() == sorted(mask.tolist()), "padded on the right"
             logits[row, -1, self._next(ids)] = 1.0
-        logits[:, -1, self.tokenizer.convert_tokens_to_ids("?")] = 0.9
+        logits[:, -1, self.tokenizer.convert_tokens_to_ids("~")] = 0.9
         return CausalLMOutputWithPast(logits=logits)
 
     def _next(self, ids):
