@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from skgate.judges._agreement import agreement
+from skgate.judges._guard import GuardModelJudge
 from skgate.judges._phrases import PhraseJudge
 from skgate.judges._review import read_review, sample_for_review
 
 if TYPE_CHECKING:
     from skgate.judges._latent import LatentJudge
 
-__all__ = ["LatentJudge", "PhraseJudge", "agreement", "read_review", "sample_for_review"]
+__all__ = [
+    "GuardModelJudge",
+    "LatentJudge",
+    "PhraseJudge",
+    "agreement",
+    "read_review",
+    "sample_for_review",
+]
 
 
 def __getattr__(name: str) -> Any:
