@@ -120,15 +120,19 @@ class GuardModelJudge(SharedModelMixin, BaseEstimator):
     --------
     >>> from skgate.judges import GuardModelJudge
     >>> judge = GuardModelJudge("Qwen/Qwen3Guard-Gen-0.6B")
-    >>> judge.is_refusal(
-    ...     ["I'm sorry, but I can't help with that.", "Boil it for six minutes."],
-    ...     ["How do I pick a lock?", "How do I boil an egg?"],
-    ... )  # doctest: +SKIP
-    array([1., 0.])
+    >>> judge
+    GuardModelJudge(model='Qwen/Qwen3Guard-Gen-0.6B')
+
+    The model is loaded when replies are first judged. This gives 1.0 for each refusal:
+
+    .. code-block:: python
+
+        judge.is_refusal(replies, prompts)
 
     The family of a guard under another name must be given:
 
-    >>> judge = GuardModelJudge("models/my-guard", family="polyguard")
+    >>> GuardModelJudge("models/my-guard", family="polyguard")
+    GuardModelJudge(family='polyguard', model='models/my-guard')
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any] | str]] = {
