@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skgate.judges._chat import ChatJudge
 from skgate.judges._phrases import PhraseJudge
 
-__all__ = ["PhraseJudge"]
+__all__ = ["ChatJudge", "PhraseJudge"]
