@@ -72,8 +72,11 @@ def test_1000_verdicts_while_every_tenth_call_fails():
         "cut",
     ]
     happened = []
+    first = threading.Barrier(16, timeout=10)  # they must run at the same time
 
     def act(number, request):
+        if number < 16:
+            first.wait()
         if number % 10 < 9:
             return "answer"
         happened.append(failures[number // 10 % 5])
@@ -106,9 +109,17 @@ def test_no_replies_need_no_endpoint():
 
 @pytest.mark.parametrize("max_concurrent", [1, 3])
 def test_the_number_of_calls_at_a_time_is_bounded(max_concurrent):
-    prompts, replies, _ = make_pairs(20)
-    with serve(pause=0.02) as endpoint:
-        make_judge(endpoint, max_concurrent=max_concurrent).verdicts(replies, prompts)
+    first = threading.Barrier(max_concurrent, timeout=10)  # they must run at the same time
+
+    def act(number, request):
+        if number < max_concurrent:
+            first.wait()
+        return "answer"
+
+    prompts, replies, truth = make_pairs(20)
+    with serve(act, pause=0.01) as endpoint:
+        judge = make_judge(endpoint, max_concurrent=max_concurrent)
+        assert judge.verdicts(replies, prompts).tolist() == truth
     assert endpoint.most_running == max_concurrent
 
 
