@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -528,31 +529,28 @@ def test_several_runs_share_a_store(tmp_path):
     assert judge.usage_["from_store"] == 120
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX's")
+@contextmanager
+def largest_file(n_bytes):
+    """Let this process write no file beyond a size, as on a full disk."""
+    resource = pytest.importorskip("resource")  # POSIX's
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_a_full_disk_ends_the_run_and_the_next_continues(tmp_path):
     prompts, replies, truth = make_pairs(40)
     store = tmp_path / "verdicts.jsonl"
-    code = (
-        "import json, resource, signal, sys; from skgate.judges import ChatJudge;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "url, store, pairs = sys.argv[1:];"
-        "judge = ChatJudge('scripted', base_url=url, api_key_env=None, store=store);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "judge.verdicts(**json.loads(pairs))"
-    )
-    pairs = json.dumps({"replies": replies, "prompts": prompts})
     with serve() as endpoint:
-        done = subprocess.run(
-            [sys.executable, "-c", code, endpoint.url, str(store), pairs],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert "OSError: [Errno 27] File too large" in done.stderr
-        assert store.stat().st_size == 1000
         judge = make_judge(endpoint, store=store)
+        with largest_file(1000), pytest.raises(OSError, match="File too large"):
+            judge.verdicts(replies, prompts)
+        assert store.stat().st_size == 1000
         assert judge.verdicts(replies, prompts).tolist() == truth
-    assert judge.usage_["from_store"] == 1000 // 98  # bytes of a record are 97 to 98
+    assert judge.usage_["from_store"] == 10  # whole records of some 100 bytes
 
 
 def test_a_store_of_another_kind_is_left_alone(tmp_path):
