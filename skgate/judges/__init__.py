@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from skgate.judges._agreement import agreement
+from skgate.judges._chat import ChatJudge
 from skgate.judges._guard import GuardModelJudge
 from skgate.judges._phrases import PhraseJudge
 from skgate.judges._review import read_review, sample_for_review
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from skgate.judges._latent import LatentJudge
 
 __all__ = [
+    "ChatJudge",
     "GuardModelJudge",
     "LatentJudge",
     "PhraseJudge",
