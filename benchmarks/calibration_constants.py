@@ -48,14 +48,12 @@ def show_constants(frame: pd.DataFrame) -> None:
 
 @contextmanager
 def _changed(name: str, factor: float) -> Iterator[None]:
-    """Multiply a constant of the prior by a factor; of ``_BROAD_SQUEEZE`` its lower end."""
+    """Multiply a constant of the prior by a factor."""
     if name == AS_IS:
         yield
         return
     usual = getattr(_shift_prior, name)
     value = tuple(np.multiply(usual, factor)) if isinstance(usual, tuple) else usual * factor
-    if name == "_BROAD_SQUEEZE":
-        value = (usual[0] * factor, usual[1])
     with mock.patch.object(_shift_prior, name, value):
         yield
 

@@ -433,7 +433,8 @@ def warn_weak(book: LanguageBook, names: Iterable[Language]) -> None:
     for name in names:
         if not book.calibrations[name].moved:
             continue  # warn_idle tells
-        harmful = book.labelled_scores(name).harmful
+        parts = book.evidence[name].source, book.evidence[name].shots
+        harmful = np.concatenate([part.harmful for part in parts if part is not None])
         if harmful.all():
             message = (
                 f"Got harmful shots alone of language {name!r}: how many harmless prompts the gate "

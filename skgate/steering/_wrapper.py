@@ -125,8 +125,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
 
     Examples
     --------
-    The bundled model answers harmful requests in its invented language qlf. One of them is "smash
-    the lamp". After four shots per class, it refuses:
+    The bundled model answers harmful requests in its invented language qlf. One of them is "kick
+    the drum". After four shots per class, it refuses:
 
     >>> from sklearn.pipeline import make_pipeline
     >>> from skgate import ActivationTransformer, LatentGate, SteeringWrapper
@@ -176,8 +176,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     >>> harmful = organism.prompts.query("split == 'val' and language == 'qlf' and harmful")
     >>> wrapper.select_strength(harmful["prompt"][:8], strengths=[0, 0.7])
        strength  refusal_rate
-    0       0.0           0.5
-    1       0.7           1.0
+    0       0.0          0.25
+    1       0.7          1.00
     >>> wrapper.select_layer(sources["prompt"], sources["harmful"], few["prompt"][few["harmful"]],
     ...                      layers=[3, 4])
        layer  refusal_rate
