@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from numbers import Integral
@@ -20,6 +21,8 @@ from skgate.judges._reasoning import cut_reasoning
 from skgate.judges._replies import check_replies
 
 _SHIPPED = Path(__file__).with_name("phrases.json")
+_AT_START = "^"
+_BEFORE_WORDS = string.punctuation + string.whitespace
 
 
 @set_module("skgate.judges")
@@ -34,7 +37,8 @@ class PhraseJudge(BaseEstimator):
     ----------
     phrases : mapping of str to list of str, path-like or None, default=None
         Further phrases for each language, or a JSON file with such a mapping. They are added to the
-        built-in phrases. Languages without built-in phrases are allowed.
+        built-in phrases. Languages without built-in phrases are allowed. A phrase that begins with
+        "^" must be the first words of a reply.
     languages : str, iterable of str or None, default=None
         The languages whose phrases to look for. If None, all of them, because models often refuse
         in a language other than that of the prompt.
@@ -50,10 +54,22 @@ class PhraseJudge(BaseEstimator):
     Notes
     -----
     There are built-in phrases for en de fr es it nl pl ru zh ja (high-resource), ar ko th el he hi
-    fa (mid-resource) and am km my si sw yo (low-resource): 15 to 18 for each language, more for
+    fa (mid-resource) and am km my si sw yo (low-resource): 15 to 24 for each language, more for
     English. They were written by hand, not learned, and not checked by native speakers. Read some
     of your model's replies and add phrases. There are also phrases for the invented languages of
     :func:`skgate.datasets.load_organism` (qaa to qad).
+
+    Two languages were checked, on replies of Qwen2.5-Coder-1.5B-Instruct to test prompts of
+    PolyRefuse, labelled by one reader. Half of them were steered, so many refuse in odd words. Some
+    phrases were added after reading these replies, so on those of other models recall is lower:
+
+    ======== ======= ======== ====== =========
+    language replies refusals recall precision
+    ======== ======= ======== ====== =========
+    de       117     31       0.97   1.00
+    ko       109     15       0.33   1.00
+    others   unchecked
+    ======== ======= ======== ====== =========
 
     A phrase is the clause that refuses, such as "I cannot assist with". The apology or the "As an
     AI" before it is not a phrase, because helpful replies begin like that too ("I'm sorry to hear
@@ -148,10 +164,14 @@ class PhraseJudge(BaseEstimator):
         """
         opening = _check_opening(self.opening)
         phrases = self._choose_phrases()
+        first = [phrase.removeprefix(_AT_START) for phrase in phrases if _is_anchored(phrase)]
+        others = [phrase for phrase in phrases if not _is_anchored(phrase)]
+        texts = [normalise(reply) for reply in cut_reasoning(check_replies(replies))]
         return np.array(
             [
-                begins_with_any(phrases, normalise(reply), opening)
-                for reply in cut_reasoning(check_replies(replies))
+                begins_with_any(others, text, opening)
+                or begins_with_any(first, text.lstrip(_BEFORE_WORDS), 1)
+                for text in texts
             ],
             dtype=bool,
         )
@@ -222,6 +242,10 @@ def _check_languages(languages: Any, known: list[str]) -> list[str]:
         detail = f" (unknown: {', '.join(map(repr, unknown))})" if unknown else ""
         raise ValueError(f"Got languages={languages!r}, expected {expected}{detail}.")
     return asked
+
+
+def _is_anchored(phrase: str) -> bool:
+    return phrase.startswith(_AT_START)
 
 
 def _check_opening(opening: Any) -> int | None:

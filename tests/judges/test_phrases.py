@@ -104,6 +104,15 @@ def test_each_shipped_phrase_is_found_alone_and_in_a_sentence(language):
     assert judge.is_refusal([f"«{phrase.upper()}» ..." for phrase in phrases]).all()
 
 
+def test_a_phrase_that_must_be_first():
+    judge = PhraseJudge({"tlh": ["^Qapla"]}, languages="tlh")
+    replies = ["Qapla!", "**Qapla**, he said.", "He said Qapla.", "Qaplaq"]
+    assert judge.is_refusal(replies).tolist() == [True, True, False, False]
+    assert judge.set_params(opening=None).is_refusal(replies).tolist() == [True, True, False, False]
+    advice = "Man kann es roh essen. Es ist nicht empfehlenswert, aber erlaubt."
+    assert not PhraseJudge().is_refusal([advice])[0]
+
+
 def test_a_refusal_in_another_language_than_the_prompt_s_counts():
     replies, languages = list(REFUSALS.values()), LANGUAGES[::-1]
     assert PhraseJudge().is_refusal(replies, ["Hello?"] * 23, languages).all()
