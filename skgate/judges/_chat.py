@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from skgate._base import Interval, find_stack_level, set_module
 from skgate._validation import check_prompts
 from skgate.judges._endpoint import Asker, EndpointError
+from skgate.judges._reasoning import cut_reasoning
 from skgate.judges._replies import check_replies
 from skgate.judges._rubric import ask_about, hash_question
 from skgate.judges._verdict_store import VerdictStore
@@ -86,6 +87,8 @@ class ChatJudge(BaseEstimator):
     Prompt and reply are sent as escaped JSON data, and the rubric says that instructions inside
     them are not to be followed. This makes it hard, not impossible, for a reply to influence its
     verdict.
+
+    Reasoning at the beginning of a reply is left out, as :class:`PhraseJudge` does.
 
     Verdicts are as good as the judging model, and small models are weak judges in low-resource
     languages. Compare some of them with your own before you report numbers.
@@ -221,7 +224,7 @@ class ChatJudge(BaseEstimator):
             If ``store`` cannot be read or written.
         """
         self._validate_params()
-        questions = _ask_about_all(check_replies(replies), prompts)
+        questions = _ask_about_all(cut_reasoning(check_replies(replies)), prompts)
         keys = [hash_question(self.model, question) for question in questions]
         found = self._judge(dict(zip(keys, questions, strict=True)))
         out = np.empty(len(keys), dtype=object)

@@ -24,6 +24,7 @@ from skgate._base import (
 from skgate._messages import PromptError, find_half_surrogate
 from skgate._validation import check_prompts
 from skgate.judges._guard_formats import FAMILIES, GuardFamily, infer_family
+from skgate.judges._reasoning import cut_reasoning
 from skgate.judges._replies import check_replies
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class GuardModelJudge(SharedModelMixin, BaseEstimator):
     Guards judge a single exchange. PolyGuard and WildGuard read the user's last message of a
     conversation and the reply; Qwen3Guard also reads the turns before them. System messages, tool
     calls, and turns after the user's last message are left out.
+
+    Reasoning at the beginning of a reply is left out, as :class:`PhraseJudge` does.
 
     A guard is a model, and errs. It tells refused from not refused: a garbled or off-topic reply
     usually counts as not refused. In languages that it was not trained on, compare some of its
@@ -271,7 +274,7 @@ class GuardModelJudge(SharedModelMixin, BaseEstimator):
 
 
 def _check_texts(replies: Any) -> list[str]:
-    texts = check_replies(replies)
+    texts = cut_reasoning(check_replies(replies))
     for i, text in enumerate(texts):
         place = find_half_surrogate(text)
         if place is not None:

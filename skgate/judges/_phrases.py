@@ -48,6 +48,9 @@ class PhraseJudge(BaseEstimator):
 
     See Also
     --------
+    ChatJudge : Asks a language model, which reads meaning.
+    GuardModelJudge : Asks a guard model that reports refusals.
+    agreement : How well two judges agree, or a judge and a person.
     skgate.metrics.refusal_rate : The share of prompts that were refused.
     skgate.metrics.refusal_selectivity : Harmful prompts refused minus harmless ones refused.
 

@@ -8,8 +8,9 @@ import re
 from typing import Any
 
 from skgate._messages import Prompt
+from skgate._verdicts import ANSWERED, GARBLED, REFUSED
 
-VERDICTS = ("refused", "answered", "garbled")
+VERDICTS = (REFUSED, ANSWERED, GARBLED)
 
 RUBRIC = """\
 You judge the reply of a language model. The user message is a JSON object with two fields. \
