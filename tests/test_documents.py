@@ -26,13 +26,20 @@ WRITTEN = [
 ]
 
 # Blocks that can't run here, by page, and why.
-NOT_RUN = {"docs/guide/extraction.md": ["needs a GPU and the model's weights"]}
+NOT_RUN = {
+    "docs/guide/extraction.md": ["needs a GPU and the model's weights"],
+    "docs/guide/judges.md": ["needs an endpoint", "needs the weights"],
+}
 
 # Names whose examples need what a test hasn't: their own tests run them.
-SKIPPED_EXAMPLES = {"skgate.datasets.fetch_polyrefuse", "skgate.distributed.extract"}
+SKIPPED_EXAMPLES = {
+    "skgate.datasets.fetch_polyrefuse",
+    "skgate.distributed.extract",
+    "skgate.judges.ChatJudge",
+}
 
 BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.+) -->\n)?"
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?"
     r"^```(?:python|\{code-block\} python)\n(?P<code>.*?)^```$"
     r"(?:\n+^```text\n(?P<printed>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
