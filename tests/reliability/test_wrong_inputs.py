@@ -106,8 +106,9 @@ def test_model_kwargs_do_not_contradict_parameters(model_kwargs, device, message
 def test_gates_take_tensors_of_every_precision(dtype):
     """NumPy has no bfloat16, and takes no tensor that needs a gradient."""
     rng = np.random.default_rng(0)
-    X = torch.tensor(rng.normal(size=(40, 6)), dtype=dtype, requires_grad=True)
     y = np.tile([0, 1], 20)
+    X = rng.normal(size=(40, 6)) + 3 * y[:, np.newaxis]
+    X = torch.tensor(X, dtype=dtype, requires_grad=True)
     same = X.detach().double().numpy()
     gate, expected = LatentGate().fit(X, torch.tensor(y)), LatentGate().fit(same, y)
     np.testing.assert_allclose(gate.harm_score(X), expected.harm_score(same), rtol=1e-6)
