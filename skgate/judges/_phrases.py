@@ -64,14 +64,14 @@ class PhraseJudge(BaseEstimator):
 
     Two languages were checked, on replies of Qwen2.5-Coder-1.5B-Instruct to test prompts of
     PolyRefuse, labelled by one reader. Half of them were steered, so many refuse in odd words. Some
-    phrases were added after reading these replies, so on those of other models recall is lower:
+    phrases were added after reading these replies, so on those of other models recall is lower. The
+    other languages are unchecked:
 
     ======== ======= ======== ====== =========
     language replies refusals recall precision
     ======== ======= ======== ====== =========
     de       117     31       0.97   1.00
     ko       109     15       0.33   1.00
-    others   unchecked
     ======== ======= ======== ====== =========
 
     A phrase is the clause that refuses, such as "I cannot assist with". The apology or the "As an
