@@ -85,15 +85,15 @@ class GuardModelJudge(SharedModelMixin, BaseEstimator):
 
     Notes
     -----
-    Each family reads the prompt of its model card:
+    Each family reads the prompt of its model card [1]_, [2]_, [3]_:
 
-    ============ =============================================== =========================
-    Family       Models                                          Languages
-    ============ =============================================== =========================
-    qwen3guard   Qwen3Guard-Gen (0.6B, 4B, 8B) [1]_              119
-    polyguard    PolyGuard-Qwen-Smol, -Qwen and -Ministral [2]_  17
-    wildguard    wildguard [3]_                                  English
-    ============ =============================================== =========================
+    ============ ========================================= =========
+    Family       Models                                    Languages
+    ============ ========================================= =========
+    qwen3guard   Qwen3Guard-Gen (0.6B, 4B, 8B)             119
+    polyguard    PolyGuard-Qwen-Smol, -Qwen and -Ministral 17
+    wildguard    wildguard                                 English
+    ============ ========================================= =========
 
     Qwen3Guard-Gen and WildGuard are under Apache 2.0, and PolyGuard-Qwen-Smol is under CC BY 4.0.
     See the cards of the others. Qwen3Guard-Stream is not supported: it does not report refusals.
