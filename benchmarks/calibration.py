@@ -9,9 +9,9 @@ targets' train split, drawn anew for each seed, a larger budget adding to the sm
 whole test split is scored. All calibrations see the same shots. Where a budget leaves no choice,
 and for 64 shots, one draw is made. Figures are means over languages and draws.
 
-What is measured is kept by part and data set, one draw after the other: a run that was interrupted
-goes on where it stopped, and several can run at once on different parts or data sets. Remove the
-files after a change to skgate. Each process uses one thread.
+Results are kept by part and data set, one draw after the other. An interrupted run continues where
+it stopped. Several runs can work at once on different parts or data sets. Remove the files after a
+change to skgate. Each process uses one thread.
 """
 
 from __future__ import annotations
