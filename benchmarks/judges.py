@@ -51,6 +51,9 @@ def measure(judge: LatentJudge, rows: pd.DataFrame) -> pd.DataFrame:
     for name in table.index:
         part = np.ones(len(rows), dtype=bool) if name == "all" else rows["language"] == name
         hard = part & (rows["harmful"] == 1)
+        table.loc[name, "kappa_harmful"] = cohen_kappa_score(
+            rows["refused"][hard], scores[hard] > 0
+        )
         table.loc[name, "auc"] = roc_auc_score(rows["refused"][part], scores[part])
         table.loc[name, "auc_harmful"] = roc_auc_score(rows["refused"][hard], scores[hard])
         table.loc[name, "brier"] = brier_score_loss(rows["refused"][part], proba[part])
