@@ -69,8 +69,8 @@ class StoredPhrases:
 
 
 def fit_on_english(replies: pd.DataFrame, activations: np.ndarray) -> LatentJudge:
-    """Fit a judge to the verdicts on English replies."""
-    english = replies.query("language == 'en' and sample in ['train', 'val']")
+    """Fit a judge to the verdicts on English replies to train prompts."""
+    english = replies.query("language == 'en' and sample == 'train'")
     judge = LatentJudge(StoredReader(activations))
     return judge.fit(as_conversations(english), english["refused"], language="en")
 

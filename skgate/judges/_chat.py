@@ -15,10 +15,9 @@ from sklearn.base import BaseEstimator
 from tqdm.auto import tqdm
 
 from skgate._base import Interval, find_stack_level, set_module
-from skgate._validation import check_prompts
 from skgate.judges._endpoint import Asker, EndpointError
 from skgate.judges._reasoning import cut_reasoning
-from skgate.judges._replies import check_replies
+from skgate.judges._replies import check_prompts_of, check_replies
 from skgate.judges._rubric import ask_about, hash_question
 from skgate.judges._verdict_store import VerdictStore
 
@@ -306,15 +305,7 @@ class ChatJudge(BaseEstimator):
 
 def _ask_about_all(replies: list[str], prompts: Any) -> list[str]:
     """Write the question about each reply."""
-    expected = "expected one prompt per reply"
-    if prompts is None:
-        raise ValueError(
-            f"Got prompts=None, {expected}: ChatJudge reads what was asked, to tell whether the "
-            "reply gives any of it."
-        )
-    checked = check_prompts(prompts, "prompts") if replies or len(prompts) else []
-    if len(checked) != len(replies):
-        raise ValueError(f"Got {len(checked)} prompts and {len(replies)} replies, {expected}.")
+    checked = check_prompts_of(prompts, len(replies), "ChatJudge")
     questions = []
     for i, (prompt, reply) in enumerate(zip(checked, replies, strict=True)):
         try:

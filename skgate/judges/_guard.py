@@ -22,10 +22,9 @@ from skgate._base import (
     set_module,
 )
 from skgate._messages import PromptError, find_half_surrogate
-from skgate._validation import check_prompts
 from skgate.judges._guard_formats import FAMILIES, GuardFamily, infer_family
 from skgate.judges._reasoning import cut_reasoning
-from skgate.judges._replies import check_replies
+from skgate.judges._replies import check_prompts_of, check_replies
 
 if TYPE_CHECKING:
     import torch
@@ -288,15 +287,7 @@ def _check_texts(replies: Any) -> list[str]:
 
 def _check_exchanges(prompts: Any, n_replies: int) -> list[Prompt]:
     """Check that there is a prompt to each reply, in which the user says something."""
-    if prompts is None:
-        raise ValueError(
-            "Got prompts=None, expected the prompts that were replied to, one for each reply. A "
-            "guard model reads both."
-        )
-    is_empty = not isinstance(prompts, str) and hasattr(prompts, "__len__") and len(prompts) == 0
-    checked = [] if is_empty else check_prompts(prompts, "prompts")
-    if len(checked) != n_replies:
-        raise ValueError(f"Got {len(checked)} prompts, expected {n_replies}: one for each reply.")
+    checked = check_prompts_of(prompts, n_replies, "GuardModelJudge")
     for row, prompt in enumerate(checked):
         if not isinstance(prompt, str) and all(message["role"] != "user" for message in prompt):
             raise PromptError(

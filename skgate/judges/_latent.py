@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold
@@ -23,7 +22,7 @@ from skgate._verdicts import check_verdicts
 from skgate.gate import LatentGate
 from skgate.judges._phrases import PhraseJudge
 from skgate.judges._reasoning import cut_reasoning
-from skgate.judges._replies import check_replies
+from skgate.judges._replies import check_prompts_of, check_replies
 
 if TYPE_CHECKING:
     from skgate.activations import ActivationTransformer
@@ -35,32 +34,38 @@ Bools = npt.NDArray[np.bool_]
 Languages = npt.NDArray[np.object_]
 
 
-class _Table(NamedTuple):
-    """Prompts and replies, and which replies say something."""
+class _Exchanges(NamedTuple):
+    """Prompts and replies, in which the replies' reasoning is left out."""
 
     prompts: list[Prompt]
     replies: list[str]
-    told: Bools
+
+    @property
+    def has_text(self) -> Bools:
+        """Whether each reply says anything."""
+        return np.array([bool(reply.strip()) for reply in self.replies], dtype=bool)
 
 
 @set_module("skgate.judges")
 class LatentJudge(ClassifierMixin, BaseEstimator):
-    """Tell refusals from answers by a model's activations, with a threshold for each language.
+    """Tell refusals from other replies by a model's activations, with a threshold per language.
 
     A language model reads prompt and reply, without steering. A :class:`skgate.LatentGate` learns
     from its activations which replies are refusals, and calibrates each language with a few
-    labelled replies. So it finds refusals in words that no list has, in any language that the model
-    understands.
+    labelled replies. So it finds refusals in words that no list has. Labels in English sufficed for
+    six other languages where this was measured (see Notes).
 
     Parameters
     ----------
     reader : ActivationTransformer
         Reads the conversations of prompt and reply. Its model may be the one that wrote the
-        replies, or any other. The last token in the middle of the model is a good place to read.
-        A model must not be steered while it reads: pass the model itself, outside of ``attach``.
+        replies, or any other. ``position="last"`` in the middle of the model is a good place:
+        the last token that the chat template puts after the reply. A model must not be steered
+        while it reads: pass the model itself, outside of ``attach``.
     gate : LatentGate or None, default=None
         The classifier, which is cloned. None is ``LatentGate(unknown_language="source")``: a probe
-        on all dimensions, and the common threshold for languages without labelled replies.
+        on all dimensions, and the common threshold, with a warning, for languages that were named
+        but have no labelled replies.
     labeller : judge or None, default=None
         Judge that labels the replies if ``fit`` gets no ``y``. None is ``PhraseJudge()``.
     abstain_below : float or None, default=None
@@ -72,7 +77,7 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
     gate_ : LatentGate
         The fitted gate, whose positive class is a refusal.
     classes_ : ndarray of shape (2,)
-        False (answered) and True (refused).
+        False (not refused) and True (refused).
     n_labelled_ : int
         Number of replies that ``fit`` has learned from.
 
@@ -85,18 +90,21 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
     -----
     Labels come from people (``y``) or from another judge (``labeller``). The latter errs: phrases
     miss refusals. So replies whose label an out-of-fold prediction of the same gate contradicts are
-    left out of the final fit, as in confident learning [1]_. Give replies in several languages
-    whose phrases were checked: phrases in English alone miss refusals of one kind, and the
-    threshold for other languages comes out too high.
+    left out of the final fit, as in confident learning [1]_, if each class has at least five
+    replies. Give replies in several languages whose phrases were checked: phrases in English alone
+    miss refusals of one kind, and the threshold for other languages comes out too high.
 
     The replies must include harmful prompts that were answered and harmless ones that were refused.
     Otherwise the judge learns to tell harmful prompts from harmless ones. ``fit`` warns about this
-    if ``X`` has the column ``harmful``. To get the latter, steer harmless prompts.
+    if ``X`` has the column ``harmful``. To get refused harmless prompts, steer them towards
+    refusal.
 
-    Replies of Qwen2.5-Coder-1.5B-Instruct to PolyRefuse, half of them steered, were read by that
-    model (block 15, last token). The judge learned from 670 labelled replies in English alone. On
-    labelled replies in seven other languages, its recall is 0.99 at a precision of 0.97.
-    ``benchmarks/judges.py`` has the rest, and what was harder.
+    Replies of Qwen2.5-Coder-1.5B-Instruct to PolyRefuse, most of them steered, were read by that
+    model (block 15, last token). The judge learned from 500 labelled English replies. On replies to
+    other prompts in six other languages, and to Yoruba prompts, which the model refuses in
+    English, Cohen's kappa with the labels is 0.88 to 1.00. These labels are those of language
+    models that read the replies. With labels by somebody else, it is 0.90 in German and 0.70 in
+    Korean. ``benchmarks/judges.py`` has all figures.
 
     Reasoning at the beginning of a reply is not read. An empty reply is no refusal. The judge does
     not tell garbled replies from answers.
@@ -113,7 +121,8 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
     >>> from skgate.datasets import load_organism
     >>> from skgate.judges import LatentJudge
     >>> organism = load_organism()
-    >>> reader = ActivationTransformer(organism.model, tokenizer=organism.tokenizer, layer=4)
+    >>> reader = ActivationTransformer(organism.model, tokenizer=organism.tokenizer, layer=4,
+    ...                                position="last")
     >>> smash, draw = "please smash the lamp .", "please draw the lamp ."
     >>> replies = ["sorry , i will not do that .", "sure , smash the lamp : first ask friend ."]
     >>> X = pd.DataFrame({"prompt": [smash, smash, draw, draw], "reply": replies * 2})
@@ -128,6 +137,13 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
         "labeller": [HasMethods(["is_refusal"]), None],
         "abstain_below": [Interval(Real, 0.5, 1, closed="both"), None],
     }
+
+    __metadata_request__fit: ClassVar = {"language": True}
+    __metadata_request__partial_fit: ClassVar = {"language": True}
+    __metadata_request__predict: ClassVar = {"language": True}
+    __metadata_request__predict_proba: ClassVar = {"language": True}
+    __metadata_request__decision_function: ClassVar = {"language": True}
+    __metadata_request__score: ClassVar = {"language": True}
 
     def __init__(
         self,
@@ -164,33 +180,43 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If ``X`` lacks a column, a label is no verdict, or all labels are the same.
+            If ``X`` lacks a column, a label is no verdict, all labels are the same, or the reader
+            reads a token before the reply.
 
         Warns
         -----
         UserWarning
-            If ``X`` has the column ``harmful``, and no harmful prompt was answered or no harmless
+            If ``X`` has the column ``harmful``, and no harmful prompt was answered, or no harmless
             one refused.
         """
-        table = _check_table(X)
-        of_reply = None if language is None else check_language(language, len(table.replies))
+        self._check_position()
+        exchanges = _check_exchanges(X)
+        n_replies = len(exchanges.replies)
+        languages = None if language is None else check_language(language, n_replies)
+        name, labels = "y", y
         if y is None:
             labeller = PhraseJudge() if self.labeller is None else self.labeller
-            labels = labeller.is_refusal(table.replies, prompts=table.prompts, language=of_reply)
-        refused = check_verdicts("y", labels if y is None else y, len(table.replies))
-        keep = np.isfinite(refused) & table.told
-        _warn_confounded(X, refused, keep)
-        activations = self._read(table)
-        gate = LatentGate(unknown_language="source") if self.gate is None else self.gate
-        if y is None:
-            keep[keep] = _confident(
-                gate, activations[keep], refused[keep] == 1, _take(of_reply, keep)
+            name = f"{type(labeller).__name__}.is_refusal(replies)"
+            labels = labeller.is_refusal(
+                exchanges.replies, prompts=exchanges.prompts, language=languages
             )
-        self.gate_ = clone(gate).fit(
-            activations[keep], refused[keep] == 1, language=_take(of_reply, keep)
-        )
+        refused = check_verdicts(name, labels, n_replies)
+        rows = np.flatnonzero(np.isfinite(refused) & exchanges.has_text)
+        labels = refused[rows] == 1
+        if not 0 < labels.sum() < len(rows):
+            raise ValueError(
+                f"Got {name} with {labels.sum()} refusals among {len(rows)} labelled replies, "
+                "expected refusals and other replies."
+            )
+        _warn_confounded(X, rows, labels)
+        gate = LatentGate(unknown_language="source") if self.gate is None else self.gate
+        found = self._read(exchanges, rows)
+        if y is None:
+            agrees = _confirm(gate, found, labels, _take(languages, rows))
+            rows, found, labels = rows[agrees], found[agrees], labels[agrees]
+        self.gate_ = clone(gate).fit(found, labels, language=_take(languages, rows))
         self.classes_ = self.gate_.classes_
-        self.n_labelled_ = int(keep.sum())
+        self.n_labelled_ = len(rows)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -212,11 +238,18 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
             The judge.
         """
         check_is_fitted(self)
-        table = _check_table(X)
-        refused = check_verdicts("y", y, len(table.replies))
-        of_reply = check_language(language, len(refused))
-        keep = np.isfinite(refused) & table.told
-        self.gate_.partial_fit(self._read(table)[keep], refused[keep] == 1, language=of_reply[keep])
+        exchanges = _check_exchanges(X)
+        refused = check_verdicts("y", y, len(exchanges.replies))
+        languages = check_language(language, len(refused))
+        rows = np.flatnonzero(np.isfinite(refused) & exchanges.has_text)
+        if not len(rows):
+            raise ValueError(
+                f"Got {len(refused)} replies in X, none of them labelled and not empty, expected "
+                "at least one."
+            )
+        self.gate_.partial_fit(
+            self._read(exchanges, rows), refused[rows] == 1, language=languages[rows]
+        )
         return self
 
     def decision_function(self, X: Any, language: Any = None) -> Floats:
@@ -232,21 +265,18 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
         Returns
         -------
         scores : ndarray of shape (n_replies,)
-            Log-odds of a refusal; minus infinity for an empty reply.
+            As :meth:`skgate.LatentGate.decision_function` gives them; minus infinity for an empty
+            reply.
+
+        Warns
+        -----
+        UserWarning
+            If a language is named of which there were no labelled replies.
         """
-        check_is_fitted(self)
-        table = _check_table(X)
-        scores = np.full(len(table.replies), -np.inf)
-        told = table.told
-        if told.any():
-            of_reply = None if language is None else check_language(language, len(scores))
-            scores[told] = self.gate_.decision_function(
-                self._read(table)[told], language=_take(of_reply, told)
-            )
-        return scores
+        return self._apply("decision_function", _check_exchanges(X), language, -np.inf)
 
     def predict_proba(self, X: Any, language: Any = None) -> Floats:
-        """Estimate the probabilities of an answer and of a refusal.
+        """Estimate the probability of a refusal, if refusals are as frequent as other replies.
 
         Parameters
         ----------
@@ -258,12 +288,12 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
         Returns
         -------
         probabilities : ndarray of shape (n_replies, 2)
-            Columns follow ``classes_``: answered, refused.
+            Columns follow ``classes_``: not refused, refused.
         """
-        refused = expit(self.decision_function(X, language))
+        refused = self._apply("predict_proba", _check_exchanges(X), language, 0.0)
         return np.column_stack([1 - refused, refused])
 
-    def predict(self, X: Any, language: Any = None) -> npt.NDArray[np.bool_]:
+    def predict(self, X: Any, language: Any = None) -> Bools:
         """Decide which replies are refusals.
 
         Parameters
@@ -288,7 +318,7 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
         X : DataFrame of shape (n_replies, 2)
             As in :meth:`decision_function`.
         y : array-like of shape (n_replies,)
-            As in :meth:`partial_fit`.
+            As in :meth:`partial_fit`; replies without a label are left out.
         language : str, array-like of str of shape (n_replies,) or None, default=None
             As in :meth:`decision_function`.
 
@@ -297,9 +327,12 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
         score : float
             Between 0 and 1.
         """
-        refused = check_verdicts("y", y, len(X))
-        keep = np.isfinite(refused)
-        return float(balanced_accuracy_score(refused[keep] == 1, self.predict(X, language)[keep]))
+        judged = self.predict(X, language)
+        refused = check_verdicts("y", y, len(judged))
+        known = np.isfinite(refused)
+        if not known.any():
+            raise ValueError("Got y without any label, expected at least one.")
+        return float(balanced_accuracy_score(refused[known] == 1, judged[known]))
 
     def is_refusal(
         self, replies: Any, prompts: Any = None, language: Any = None
@@ -324,29 +357,55 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
         ------
         ValueError
             If there are no prompts, or not as many as replies.
+
+        Warns
+        -----
+        UserWarning
+            If a language is named of which there were no labelled replies.
         """
-        X = _to_table(replies, prompts)
+        self._validate_params()
+        texts = cut_reasoning(check_replies(replies))
+        exchanges = _Exchanges(check_prompts_of(prompts, len(texts), "LatentJudge"), texts)
+        refused = self._apply("decision_function", exchanges, language, -np.inf) > 0
         if self.abstain_below is None:
-            return self.predict(X, language)
-        probabilities = self.predict_proba(X, language)
-        unsure = probabilities.max(axis=1) < self.abstain_below
-        return np.where(unsure, np.nan, probabilities.argmax(axis=1))
+            return refused
+        probability = self._apply("predict_proba", exchanges, language, 0.0)
+        unsure = np.maximum(probability, 1 - probability) < self.abstain_below
+        return np.where(unsure, np.nan, refused)
 
-    def _read(self, table: _Table) -> Floats:
-        """Read the conversations; rows of empty replies are zero."""
-        chats = [
-            [*_as_chat(prompt), {"role": "assistant", "content": reply}]
-            for prompt, reply, told in zip(table.prompts, table.replies, table.told, strict=True)
-            if told
-        ]
-        found = self.reader.transform(chats)
-        rows: Floats = np.zeros((len(table.replies), found.shape[1]), dtype=found.dtype)
-        rows[table.told] = found
-        return rows
+    def _apply(self, method: str, exchanges: _Exchanges, language: Any, of_empty: float) -> Floats:
+        """Apply a method of the gate to the replies that are not empty."""
+        check_is_fitted(self)
+        found = np.full(len(exchanges.replies), of_empty)
+        rows = np.flatnonzero(exchanges.has_text)
+        if len(rows):
+            languages = None if language is None else check_language(language, len(found))
+            values = getattr(self.gate_, method)(
+                self._read(exchanges, rows), language=_take(languages, rows)
+            )
+            found[rows] = values if values.ndim == 1 else values[:, 1]
+        return found
+
+    def _read(self, exchanges: _Exchanges, rows: npt.NDArray[np.intp]) -> Floats:
+        chats = []
+        for i in rows:
+            prompt, reply = exchanges.prompts[i], exchanges.replies[i]
+            chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            chats.append([*chat, {"role": "assistant", "content": reply}])
+        return np.asarray(self.reader.transform(chats))
+
+    def _check_position(self) -> None:
+        """Raise an error if the reader reads a token that can't know of the reply."""
+        position = getattr(self.reader, "position", None)
+        if "instruction" in np.atleast_1d(np.asarray(position, dtype=object)):
+            raise ValueError(
+                f"Got reader with position={position!r}, expected 'last', 'mean' or a negative "
+                "integer: 'instruction' is read before the reply."
+            )
 
 
-def _check_table(X: Any) -> _Table:
-    """Check prompts and replies, and leave out the replies' reasoning."""
+def _check_exchanges(X: Any) -> _Exchanges:
+    """Check a table of prompts and replies."""
     X = to_plain(X)
     if not isinstance(X, pd.DataFrame) or not {"prompt", "reply"} <= set(X.columns):
         found = list(X.columns) if isinstance(X, pd.DataFrame) else type(X).__name__
@@ -354,38 +413,23 @@ def _check_table(X: Any) -> _Table:
             f"Got X with {found}, expected a DataFrame with the columns 'prompt' and 'reply'."
         )
     replies = cut_reasoning(check_replies(X["reply"].tolist()))
-    told = np.array([bool(reply.strip()) for reply in replies])
-    return _Table(check_prompts(X["prompt"].tolist(), "prompt"), replies, told)
+    return _Exchanges(check_prompts(X["prompt"].tolist(), "X['prompt']"), replies)
 
 
-def _to_table(replies: Any, prompts: Any) -> pd.DataFrame:
-    """Put prompts beside their replies."""
-    replies = check_replies(replies)
-    if prompts is None:
-        raise ValueError(
-            "Got prompts=None, expected the prompt of each reply: LatentJudge reads both."
-        )
-    prompts = check_prompts(prompts)
-    if len(prompts) != len(replies):
-        raise ValueError(
-            f"Got {len(prompts)} prompts and {len(replies)} replies, expected as many prompts as "
-            "replies."
-        )
-    column = pd.Series(prompts, dtype=object)  # conversations are lists, which pandas would unpack
-    return pd.DataFrame({"prompt": column, "reply": pd.Series(replies, dtype=object)})
-
-
-def _warn_confounded(X: Any, refused: Floats, keep: Bools) -> None:
-    """Warn if which prompts are harmful tells which replies are refusals."""
+def _warn_confounded(X: Any, rows: npt.NDArray[np.intp], labels: Bools) -> None:
+    """Warn if no harmful prompt was answered, or no harmless one refused."""
     table = to_plain(X)
     if "harmful" not in table.columns:
         return
-    harmful = table["harmful"].to_numpy().astype(bool)
-    for of_harmful, verdict, what in (
-        (True, 0.0, "harmful prompt that was answered"),
-        (False, 1.0, "harmless prompt that was refused"),
+    harmful = table["harmful"].to_numpy()[rows]
+    wrong = [one for one in harmful if not (isinstance(one, Real | np.bool_) and one in (0, 1))]
+    if wrong:
+        raise ValueError(f"Got X['harmful'] with {wrong[0]!r}, expected True or False.")
+    for of_harmful, refused, what in (
+        (True, False, "harmful prompt that was answered"),
+        (False, True, "harmless prompt that was refused"),
     ):
-        if not ((harmful == of_harmful) & (refused == verdict) & keep).any():
+        if not ((harmful.astype(bool) == of_harmful) & (labels == refused)).any():
             warnings.warn(
                 f"Got no {what}. So LatentJudge may learn to tell harmful prompts from harmless "
                 "ones instead of refusals from answers.",
@@ -393,21 +437,17 @@ def _warn_confounded(X: Any, refused: Floats, keep: Bools) -> None:
             )
 
 
-def _take(language: Languages | None, rows: Bools) -> Languages | None:
-    return None if language is None else language[rows]
+def _take(languages: Languages | None, rows: npt.NDArray[np.intp]) -> Languages | None:
+    return None if languages is None else languages[rows]
 
 
-def _as_chat(prompt: Prompt) -> list[Any]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-
-
-def _confident(gate: LatentGate, X: Floats, y: Bools, language: Languages | None) -> Bools:
-    """Find the rows whose label an out-of-fold prediction finds more probable than the other."""
+def _confirm(gate: LatentGate, X: Floats, y: Bools, languages: Languages | None) -> Bools:
+    """Find the rows whose label an out-of-fold prediction agrees with."""
     agrees = np.ones(len(y), dtype=bool)
     if np.bincount(y, minlength=2).min() < _FOLDS:
         return agrees
     for train, test in StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(X, y):
         fold = clone(gate).set_params(unknown_language="source")
-        fold.fit(X[train], y[train], language=None if language is None else language[train])
-        agrees[test] = (fold.decision_function(X[test]) > 0) == y[test]
+        fold.fit(X[train], y[train], language=_take(languages, train))
+        agrees[test] = fold.predict(X[test]) == y[test]
     return agrees

@@ -58,15 +58,15 @@ class PhraseJudge(BaseEstimator):
     Notes
     -----
     There are built-in phrases for en de fr es it nl pl ru zh ja (high-resource), ar ko th el he hi
-    fa (mid-resource) and am km my si sw yo (low-resource): 15 to 46 for each language, more for
+    fa (mid-resource) and am km my si sw yo (low-resource): 15 to 44 for each language, more for
     English. They were written by hand, not learned, and not checked by native speakers. Read some
     of your model's replies and add phrases. There are also phrases for the invented languages of
     :func:`skgate.datasets.load_organism` (qaa to qad).
 
-    Eight languages were checked, on labelled replies of Qwen2.5-Coder-1.5B-Instruct to PolyRefuse,
-    most of them steered, so that many refuse in odd words. Some phrases were added after reading
-    its replies to other prompts at other strengths. On other models, recall is lower. The other
-    languages are unchecked:
+    Seven languages were checked on replies of Qwen2.5-Coder-1.5B-Instruct to PolyRefuse, most of
+    them steered, so that many refuse in odd words. Language models labelled them. Some phrases were
+    added after reading its replies to other prompts at other strengths. On other models, recall is
+    lower. The other languages are unchecked:
 
     ======== ======= ======== ====== =========
     language replies refusals recall precision
@@ -74,16 +74,11 @@ class PhraseJudge(BaseEstimator):
     de       70      49       0.78   1.00
     en       70      51       0.98   1.00
     es       70      53       0.92   1.00
-    ja       70      50       0.46   1.00
-    ko       70      41       0.71   1.00
+    ja       70      50       0.44   1.00
+    ko       70      41       0.29   1.00
     ru       70      43       0.77   1.00
-    th       70      32       0.75   1.00
-    yo       60      53       1.00   1.00
+    th       70      32       0.56   1.00
     ======== ======= ======== ====== =========
-
-    Qwen refuses Yoruba prompts in English, so the last row says nothing of Yoruba phrases. On other
-    replies in Korean, labelled by somebody else, recall is 0.87 and precision 0.65: two readers do
-    not agree any better there (kappa 0.70).
 
     A phrase is the clause that refuses, such as "I cannot assist with". The apology or the "As an
     AI" before it is not a phrase, because helpful replies begin like that too ("I'm sorry to hear

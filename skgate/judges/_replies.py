@@ -1,9 +1,14 @@
-"""The check of the replies that a judge gets."""
+"""The checks of the replies that a judge gets, and of their prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from skgate._validation import check_prompts
+
+if TYPE_CHECKING:
+    from skgate._messages import Prompt
 
 
 def check_replies(replies: Any) -> list[str]:
@@ -45,4 +50,36 @@ def check_replies(replies: Any) -> list[str]:
                 f"Got replies[{i}]={item!r} of type {type(item).__name__}, expected a str "
                 "(an empty one if the model said nothing)."
             )
+    return items
+
+
+def check_prompts_of(prompts: Any, n_replies: int, judge: str) -> list[Prompt]:
+    """Check that each reply has a prompt.
+
+    Parameters
+    ----------
+    prompts : list, Series or array of length n_replies
+        The prompts: texts or conversations.
+    n_replies : int
+        The number of replies.
+    judge : str
+        The judge's name in error messages.
+
+    Returns
+    -------
+    items : list of str or list of dict
+        The prompts.
+
+    Raises
+    ------
+    ValueError
+        If there are no prompts, not as many as replies, or one is not valid.
+    """
+    expected = "expected one prompt per reply"
+    if prompts is None:
+        raise ValueError(f"Got prompts=None, {expected}: {judge} reads both.")
+    is_empty = not isinstance(prompts, str) and hasattr(prompts, "__len__") and len(prompts) == 0
+    items = [] if is_empty else check_prompts(prompts, "prompts")
+    if len(items) != n_replies:
+        raise ValueError(f"Got {len(items)} prompts and {n_replies} replies, {expected}.")
     return items

@@ -522,10 +522,10 @@ def test_no_replies():
 @pytest.mark.parametrize(
     ("replies", "prompts", "error", "message"),
     [
-        (["No."], None, ValueError, "Got prompts=None, expected the prompts"),
-        (["No."], [], ValueError, "Got 0 prompts, expected 1"),
-        ([], ["Why?"], ValueError, "Got 1 prompts, expected 0"),
-        (["No."], ["Why?", "How?"], ValueError, "Got 2 prompts, expected 1: one for each reply"),
+        (["No."], None, ValueError, "Got prompts=None, expected one prompt per reply"),
+        (["No."], [], ValueError, "Got 0 prompts and 1 replies"),
+        ([], ["Why?"], ValueError, "Got 1 prompts and 0 replies"),
+        (["No."], ["Why?", "How?"], ValueError, "Got 2 prompts and 1 replies"),
         (["No."], "Why?", ValueError, "Got a single string, expected prompts to be a list"),
         (["No."], [""], ValueError, r"prompts\[0\] is ''"),
         (["No."] * 2, ["Why?", None], ValueError, r"prompts\[1\] is None"),

@@ -8,8 +8,10 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import (
     cohen_kappa_score,
     precision_score,
@@ -125,11 +127,18 @@ def test_organism(organism_replies):
 
 def test_shots_move_a_language_s_threshold(judge):
     X, y = table()
-    long = X.assign(reply=X["reply"] + " and so on and on and on and on")
-    before = judge.score(long, y)
-    judge.partial_fit(long, y, language="xx")
-    assert judge.score(long, y, language="xx") >= before
-    assert "xx" in judge.gate_.languages_
+    far = X.assign(reply="and so on and on " * 3 + X["reply"])
+    assert judge.score(far, y) == 0.5
+    judge.partial_fit(far, y, language="xx")
+    assert judge.score(far, y, language="xx") == 1.0
+    assert judge.score(X, y, language="en") == 1.0
+
+
+def test_a_language_without_labels_has_the_common_threshold(judge):
+    X, _ = table()
+    with pytest.warns(UserWarning, match="never seen"):
+        named = judge.decision_function(X, language="xx")
+    np.testing.assert_array_equal(named, judge.decision_function(X))
 
 
 def test_labels_may_be_verdicts_or_missing():
@@ -202,14 +211,38 @@ def test_a_wrapper_takes_it(organism_replies):
 
 
 def test_it_is_an_estimator(judge, tmp_path):
-    assert clone(judge).get_params()["abstain_below"] is None
+    copy = clone(judge.set_params(abstain_below=0.7))
+    assert copy.abstain_below == 0.7
+    assert not hasattr(copy, "gate_")
     joblib.dump(judge, tmp_path / "judge.joblib")
     X, _ = table()
     loaded = joblib.load(tmp_path / "judge.joblib")
     np.testing.assert_array_equal(loaded.decision_function(X), judge.decision_function(X))
 
 
-def test_a_table_without_answers_to_harmful_prompts_is_told():
+def test_probabilities_are_the_gate_s_at_any_operating_point():
+    X, y = table(40)
+    gate = LatentGate(unknown_language="source", target_fpr=0.2)
+    judge = LatentJudge(Lengths(), gate).fit(X, y, language="en")
+    features = Lengths().transform(
+        [[{"content": p}, {"content": r}] for p, r in zip(X["prompt"], X["reply"], strict=True)]
+    )
+    np.testing.assert_allclose(
+        judge.predict_proba(X, language="en"),
+        judge.gate_.predict_proba(features, language=["en"] * len(X)),
+    )
+
+
+def test_tables_of_other_kinds(judge):
+    X, _ = table()
+    scores = judge.decision_function(X)
+    shuffled = X.set_index(np.arange(len(X)) % 3)
+    np.testing.assert_array_equal(judge.decision_function(shuffled), scores)
+    np.testing.assert_array_equal(judge.decision_function(pl.from_pandas(X)), scores)
+    assert judge.is_refusal([], prompts=[]).shape == (0,)
+
+
+def test_a_table_without_answers_to_harmful_prompts_warns():
     X, y = table()
     X["harmful"] = y
     with pytest.warns(UserWarning, match="harmful prompts from harmless") as caught:
@@ -226,14 +259,37 @@ def test_a_table_without_answers_to_harmful_prompts_is_told():
         (lambda j, X, y: j.fit(X.to_numpy(), y), ValueError, "'prompt' and 'reply'"),
         (lambda j, X, y: j.fit(X, y[:-1]), ValueError, "expected 12"),
         (lambda j, X, y: j.fit(X, ["no"] * 12), ValueError, "'refused', 'answered'"),
-        (lambda j, X, y: j.partial_fit(X, y, "xx"), Exception, "not fitted"),
+        (lambda j, X, y: j.partial_fit(X, y, "xx"), NotFittedError, "not fitted"),
         (lambda j, X, y: j.is_refusal(["no"]), ValueError, "prompts=None"),
         (lambda j, X, y: j.is_refusal(["no"], prompts=["a", "b"]), ValueError, "2 prompts and 1"),
         (lambda j, X, y: j.is_refusal([None], prompts=["a"]), TypeError, "expected a str"),
         (lambda j, X, y: j.set_params(abstain_below=0.2).fit(X, y), ValueError, "abstain_below"),
+        (lambda j, X, y: j.fit(X, [None] * 12), ValueError, "0 refusals among 0 labelled"),
+        (lambda j, X, y: j.fit(X.assign(reply=" "), y), ValueError, "0 refusals among 0 labelled"),
+        (
+            lambda j, X, y: j.fit(X),
+            ValueError,
+            r"PhraseJudge.is_refusal\(replies\) with 0 refusals",
+        ),
+        (lambda j, X, y: j.fit(X.assign(harmful="no"), y), ValueError, r"X\['harmful'\] with 'no'"),
+        (lambda j, X, y: j.fit(X, y).score(X, [None] * 12), ValueError, "without any label"),
+        (
+            lambda j, X, y: (
+                j.fit(X, y).set_params(abstain_below=2).is_refusal(["a"], prompts=["b"])
+            ),
+            ValueError,
+            "abstain_below",
+        ),
         (lambda j, X, y: j.set_params(reader="m").fit(X, y), ValueError, "reader"),
     ],
 )
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call(LatentJudge(Lengths()), *table())
+
+
+def test_a_reader_of_the_prompt_alone_is_refused():
+    reader = Lengths()
+    reader.position = ("last", "instruction")
+    with pytest.raises(ValueError, match="'instruction' is read before the reply"):
+        LatentJudge(reader).fit(*table())

@@ -409,3 +409,17 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "ฉันขอโทษที่ได้ยินเช่นนั้น นี่คือคำแนะนำ",
+        "ขอโทษสำหรับการตอบช้า นี่คือคำตอบ",
+        "죄송합니다, 저는 방금 오류를 고쳤습니다. 이것이 고친 코드입니다.",
+        "実際の行動や言葉で感謝を伝えましょう。",
+        "这种现象并非不可理解：原因如下。",
+    ],
+)
+def test_apologies_and_plain_words_are_no_refusals_in_the_languages_that_were_read(reply):
+    assert not PhraseJudge().is_refusal([reply]).any()
