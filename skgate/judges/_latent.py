@@ -55,13 +55,15 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
     labelled replies. So it finds refusals in words that no list has. Labels in English sufficed for
     six other languages where this was measured (see Notes).
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     reader : ActivationTransformer
-        Reads the conversations of prompt and reply. Its model may be the one that wrote the
-        replies, or any other. ``position="last"`` in the middle of the model is a good place:
-        the last token that the chat template puts after the reply. A model must not be steered
-        while it reads: pass the model itself, outside of ``attach``.
+        Reads each prompt with its reply. The model that wrote the replies can read them; so can
+        another one. Use ``position="last"`` and a layer in the middle of the model. The last token
+        is the one with which the chat template ends after the reply. Pass the model itself, not a
+        steered view of it.
     gate : LatentGate or None, default=None
         The classifier, which is cloned. None is ``LatentGate(unknown_language="source")``: a probe
         on all dimensions, and the common threshold, with a warning, for languages that were named
@@ -70,7 +72,7 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
         Judge that labels the replies if ``fit`` gets no ``y``. None is ``PhraseJudge()``.
     abstain_below : float or None, default=None
         Probability of the likelier verdict, between 0.5 and 1, below which ``is_refusal`` gives
-        NaN. None never abstains.
+        NaN. If None, the judge never abstains.
 
     Attributes
     ----------
@@ -91,8 +93,8 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
     Labels come from people (``y``) or from another judge (``labeller``). The latter errs: phrases
     miss refusals. So replies whose label an out-of-fold prediction of the same gate contradicts are
     left out of the final fit, as in confident learning [1]_, if each class has at least five
-    replies. Give replies in several languages whose phrases were checked: phrases in English alone
-    miss refusals of one kind, and the threshold for other languages comes out too high.
+    replies. Give replies in several languages whose phrases were checked. With English replies
+    alone, the threshold for other languages came out too high.
 
     The replies must include harmful prompts that were answered and harmless ones that were refused.
     Otherwise the judge learns to tell harmful prompts from harmless ones. ``fit`` warns about this
@@ -102,9 +104,9 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
     Replies of Qwen2.5-Coder-1.5B-Instruct to PolyRefuse, most of them steered, were read by that
     model (block 15, last token). The judge learned from 500 labelled English replies. On replies to
     other prompts in six other languages, and to Yoruba prompts, which the model refuses in
-    English, Cohen's kappa with the labels is 0.88 to 1.00. These labels are those of language
-    models that read the replies. With labels by somebody else, it is 0.90 in German and 0.70 in
-    Korean. ``benchmarks/judges.py`` has all figures.
+    English, Cohen's kappa with the labels is 0.88 to 1.00. Language models read the replies and
+    gave these labels. With the labels of another reader, kappa is 0.90 in German and 0.70 in
+    Korean. ``benchmarks/judges.py`` prints all figures.
 
     Reasoning at the beginning of a reply is not read. An empty reply is no refusal. The judge does
     not tell garbled replies from answers.
@@ -190,7 +192,7 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
             one refused.
         """
         self._check_position()
-        exchanges = _check_exchanges(X)
+        exchanges = _check_table(X)
         n_replies = len(exchanges.replies)
         languages = None if language is None else check_language(language, n_replies)
         name, labels = "y", y
@@ -208,7 +210,7 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
                 f"Got {name} with {labels.sum()} refusals among {len(rows)} labelled replies, "
                 "expected refusals and other replies."
             )
-        _warn_confounded(X, rows, labels)
+        _check_confounding(X, rows, labels)
         gate = LatentGate(unknown_language="source") if self.gate is None else self.gate
         found = self._read(exchanges, rows)
         if y is None:
@@ -236,9 +238,14 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
         -------
         self : LatentJudge
             The judge.
+
+        Raises
+        ------
+        ValueError
+            If ``X`` lacks a column, a label is no verdict, or no reply has both a label and text.
         """
         check_is_fitted(self)
-        exchanges = _check_exchanges(X)
+        exchanges = _check_table(X)
         refused = check_verdicts("y", y, len(exchanges.replies))
         languages = check_language(language, len(refused))
         rows = np.flatnonzero(np.isfinite(refused) & exchanges.has_text)
@@ -273,7 +280,7 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
         UserWarning
             If a language is named of which there were no labelled replies.
         """
-        return self._apply("decision_function", _check_exchanges(X), language, -np.inf)
+        return self._apply("decision_function", _check_table(X), language, -np.inf)
 
     def predict_proba(self, X: Any, language: Any = None) -> Floats:
         """Estimate the probability of a refusal, if refusals are as frequent as other replies.
@@ -290,7 +297,7 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
         probabilities : ndarray of shape (n_replies, 2)
             Columns follow ``classes_``: not refused, refused.
         """
-        refused = self._apply("predict_proba", _check_exchanges(X), language, 0.0)
+        refused = self._apply("predict_proba", _check_table(X), language, 0.0)
         return np.column_stack([1 - refused, refused])
 
     def predict(self, X: Any, language: Any = None) -> Bools:
@@ -326,12 +333,19 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
         -------
         score : float
             Between 0 and 1.
+
+        Raises
+        ------
+        ValueError
+            If no reply has a label.
         """
         judged = self.predict(X, language)
         refused = check_verdicts("y", y, len(judged))
         known = np.isfinite(refused)
         if not known.any():
-            raise ValueError("Got y without any label, expected at least one.")
+            raise ValueError(
+                "Got y without any label, expected True or False for at least one reply."
+            )
         return float(balanced_accuracy_score(refused[known] == 1, judged[known]))
 
     def is_refusal(
@@ -404,7 +418,7 @@ class LatentJudge(ClassifierMixin, BaseEstimator):
             )
 
 
-def _check_exchanges(X: Any) -> _Exchanges:
+def _check_table(X: Any) -> _Exchanges:
     """Check a table of prompts and replies."""
     X = to_plain(X)
     if not isinstance(X, pd.DataFrame) or not {"prompt", "reply"} <= set(X.columns):
@@ -416,8 +430,8 @@ def _check_exchanges(X: Any) -> _Exchanges:
     return _Exchanges(check_prompts(X["prompt"].tolist(), "X['prompt']"), replies)
 
 
-def _warn_confounded(X: Any, rows: npt.NDArray[np.intp], labels: Bools) -> None:
-    """Warn if no harmful prompt was answered, or no harmless one refused."""
+def _check_confounding(X: Any, rows: npt.NDArray[np.intp], labels: Bools) -> None:
+    """Check ``harmful``; warn if no harmful prompt was answered, or no harmless one refused."""
     table = to_plain(X)
     if "harmful" not in table.columns:
         return

@@ -23,6 +23,8 @@ from sklearn.pipeline import make_pipeline
 from skgate import ActivationTransformer, LatentGate, SteeringWrapper
 from skgate.datasets import load_organism
 from skgate.judges import LatentJudge, PhraseJudge
+
+# Private, because no public way steers harmless prompts towards refusal.
 from skgate.steering._sweeps import generate_alike, generate_unsteered
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
