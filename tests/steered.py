@@ -48,10 +48,8 @@ def make_telling_model(architecture, tokenizer, **settings):
 def make_wrapper(model, tokenizer, layer=1, position="last", **params):
     reader = ActivationTransformer(model, tokenizer=tokenizer, layer=layer, position=position)
     gate = pooled_gate(calibration="threshold")
-    wrapper = SteeringWrapper(make_pipeline(reader, gate), **params)
-    return (
-        wrapper.set_params(generate_kwargs=GREEDY) if "generate_kwargs" not in params else wrapper
-    )
+    params = {"strength": 1.0, "generate_kwargs": GREEDY, **params}
+    return SteeringWrapper(make_pipeline(reader, gate), **params)
 
 
 def apply_template(tokenizer, prompts):

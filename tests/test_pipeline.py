@@ -213,7 +213,7 @@ def set_configuration(model):
     ],
 )
 def test_changed_settings_of_a_live_model_are_noticed(pipe, data, model, change):
-    wrapper = SteeringWrapper(pipe.set_params(activations__position="last"))
+    wrapper = SteeringWrapper(pipe.set_params(activations__position="last"), strength=1.0)
     wrapper.fit(data["prompt"], data["harmful"], language=data["language"])
     wrapper.generate(data["prompt"][:2], language="en", max_new_tokens=1)
     change(model)

@@ -114,10 +114,7 @@ def steer_block(
     def edit(module: nn.Module, args: Any, output: Any) -> Any:
         if not acts(steering):
             return None
-        edited = steering.edit(hidden_of(output))
-        if isinstance(output, tuple | list):
-            return type(output)((edited, *output[1:]))
-        return edited
+        return _replace_hidden(output, steering.edit(hidden_of(output)))
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         if acts(steering):
@@ -134,6 +131,44 @@ def steer_block(
         hooks.enter_context(innermost(steering))
         yield
         steering.check_fired()
+
+
+@contextmanager
+def shift_block(block: nn.Module, shifts: torch.Tensor, first: int) -> Iterator[None]:
+    """Add a vector to each row of a block's output, from a token on.
+
+    Parameters
+    ----------
+    block : torch.nn.Module
+        The block.
+    shifts : Tensor of shape (n_rows, d)
+        What to add.
+    first : int
+        Column of the first token to move, in every forward pass.
+    """
+    user = object()
+
+    def shift(module: nn.Module, args: Any, output: Any) -> Any:
+        if not acts(user):
+            return None
+        hidden = hidden_of(output)
+        wide = hidden.float()
+        moved = wide[:, first:] + shifts[:, None].to(hidden.device, torch.float32)
+        return _replace_hidden(output, torch.cat([wide[:, :first], moved], 1).to(hidden.dtype))
+
+    handle = block.register_forward_hook(shift, prepend=_only_captured(block))
+    try:
+        with innermost(user):
+            yield
+    finally:
+        handle.remove()
+
+
+def _replace_hidden(output: Any, hidden: torch.Tensor) -> Any:
+    """Put another residual stream into what a block returns."""
+    if isinstance(output, tuple | list):
+        return type(output)((hidden, *output[1:]))
+    return hidden
 
 
 _EXPECTED_PASSES = (

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.base import clone
 
 from skgate._base import find_stack_level
 from skgate._provenance import list_places
@@ -18,6 +17,8 @@ from skgate._verdicts import check_verdicts
 from skgate.judges import PhraseJudge
 from skgate.metrics._checks import one_bool_per_row
 from skgate.steering._engine import Engine, EngineParams, Replies
+from skgate.steering._generation import find_reply_length
+from skgate.steering._layer import fit_each_layer, middle_of_plateau, search_layer
 from skgate.steering._pipeline import BuildParams, find_fitted_parts, find_parts, steered_part
 from skgate.steering._router import always, projection_unit
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from skgate._messages import Prompt
 
 _STRENGTHS = np.arange(0, 3.25, 0.25)
+_NEW_TOKENS = 16  # they suffice to see whether a reply is a refusal
 
 
 class SweepParams(BuildParams, EngineParams, Protocol):
@@ -39,34 +41,37 @@ def select_layer(
     wrapper: SweepParams,
     prompts: Any,
     y: Any,
-    validation_prompts: Any,
+    validation_prompts: Any | None,
     language: Any,
     layers: Sequence[int] | str,
     generate_kwargs: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """Measure refusals while the harm direction of one layer at a time is ablated.
+    """Measure how well the model can be steered at one layer at a time.
 
     The parameters are those of :meth:`skgate.SteeringWrapper.select_layer`, after the wrapper.
     """
     _validate(wrapper)
+    if validation_prompts is None:
+        return search_layer(wrapper, prompts, y, language, layers)
     parts = find_parts(wrapper)
     reader = parts.open_reader()
-    engine = Engine.of(wrapper, reader, generate_kwargs)
+    length = find_reply_length(wrapper.generate_kwargs or {}, None)[1]
+    options = {**({"max_new_tokens": _NEW_TOKENS} if length is None else {}), **generate_kwargs}
+    engine = Engine.of(wrapper, reader, options)
     wanted = check_layers(layers, len(reader.language_model.blocks), "layers")
     items = check_prompts(validation_prompts, "validation_prompts")
-    transformer = clone(parts.transformer).set_params(layer=list(wanted))
-    activations = np.split(transformer.transform(prompts), len(wanted), axis=1)
-    gate = clone(parts.gate).set_params(language_column=None)
     found = []
-    for layer, X in zip(wanted, activations, strict=True):
-        places = list_places([layer], reader.positions)
-        direction = steered_part(gate.fit(X, y, language=language), places)
+    for layer, gate in fit_each_layer(parts, wanted, prompts, y, language):
+        direction = steered_part(gate, list_places([layer], reader.positions))
         replies = engine.generate(items, [layer], direction, always(ablate=1.0))
         found.append(find_refusals(wrapper.judge, items, replies, None))
     judge = judge_name(wrapper.judge)
     warn_of_abstentions(judge, found)
+    warn_of_no_refusals(judge, found)
     table = pd.DataFrame({"layer": wanted, "refusal_rate": [share_refused(one) for one in found]})
     table.attrs["judge"] = judge
+    answered = 1 - np.nan_to_num(found, nan=0.5)
+    table.attrs["layer"] = wanted[middle_of_plateau(answered)]
     return table
 
 
@@ -106,6 +111,7 @@ def select_strength(
         tables.append(table.groupby(by).mean().reset_index())
     judge = judge_name(wrapper.judge)
     warn_of_abstentions(judge, found)
+    warn_of_no_refusals(judge, found)
     table = pd.concat(tables, ignore_index=True)
     table.attrs["judge"] = judge
     return table
@@ -204,6 +210,27 @@ def find_refusals(
     asked = PhraseJudge() if judge is None else judge
     refused = asked.is_refusal(_one_each(replies), prompts=prompts, language=languages)
     return check_verdicts(f"{judge_name(judge)}.is_refusal(replies)", refused, len(replies))
+
+
+def warn_of_no_refusals(judge: str, found: Sequence[npt.NDArray[np.float64]]) -> None:
+    """Warn if not one reply is a refusal, so that every rate is 0.
+
+    Parameters
+    ----------
+    judge : str
+        The judge's name, as :func:`judge_name` returns it.
+    found : sequence of ndarray of float
+        What :func:`find_refusals` returned.
+    """
+    refused = np.concatenate(found)
+    if len(refused) and not np.nansum(refused):
+        warnings.warn(
+            f"{judge} found no refusal among {len(refused)} replies, so every rate is 0. Read some "
+            "of them: the judge may not know the words with which this model refuses, the steering "
+            "may be too weak to change them, or so strong that they fall apart.",
+            UserWarning,
+            stacklevel=find_stack_level(),
+        )
 
 
 def share_refused(refused: npt.NDArray[np.float64]) -> float:

@@ -31,6 +31,7 @@ from skgate.steering import _sweeps
 from skgate.steering._engine import Engine
 from skgate.steering._pipeline import SteeringParts, assemble, find_fitted_parts
 from skgate.steering._router import Router
+from skgate.steering._strength import search_strength
 from skgate.steering._view import check_languages, open_view, route_calls
 
 if TYPE_CHECKING:
@@ -65,10 +66,10 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         The tokenizer, if ``gate`` is a LatentGate alone, as in :class:`ActivationTransformer`.
     layer : int or None, default=None
         The layer, if ``gate`` is a LatentGate alone, as in :class:`ActivationTransformer`.
-    strength : float, default=1.0
+    strength : float or "auto", default="auto"
         Steering strength ``lambda``, in units of the gate's ``projection_gap_``, the distance
-        between harmless and harmful source prompts along its direction. See
-        :meth:`select_strength` to choose it.
+        between harmless and harmful source prompts along its direction. No number suits every
+        model and layer. "auto" lets ``fit`` choose it, as :meth:`choose_strength` does.
     on_harmful : {"add"} or None, default="add"
         What to do with prompts that the gate finds harmful; None leaves them as they are.
     on_harmless : {"ablate"} or None, default="ablate"
@@ -91,6 +92,12 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         The fitted pipeline from prompts to decisions, which ``fit`` or ``partial_fit`` made.
     classes_ : ndarray of shape (2,)
         The gate's labels, sorted.
+    strength_ : float
+        The strength that ``fit`` or ``choose_strength`` chose, with ``strength="auto"``.
+    strength_search_ : DataFrame
+        How ``strength_`` was chosen: columns ``language``, ``strength`` and ``log_likelihood``,
+        the mean log-likelihood per token (in nats) of a refusal, as :meth:`choose_strength`
+        describes. The number of tokens that the model ran is in ``attrs["n_tokens"]``.
 
     See Also
     --------
@@ -178,11 +185,13 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
        strength  refusal_rate
     0       0.0          0.25
     1       0.7          1.00
-    >>> wrapper.select_layer(sources["prompt"], sources["harmful"], few["prompt"][few["harmful"]],
-    ...                      layers=[3, 4])
-       layer  refusal_rate
-    0      3           1.0
-    1      4           1.0
+    >>> table = wrapper.select_layer(sources["prompt"], sources["harmful"],
+    ...                              language=sources["language"], layers=[1, 3, 4])
+    >>> table[["layer", "strength"]]
+       layer  strength
+    0      1      1.50
+    1      3      0.50
+    2      4      0.50
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -190,7 +199,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         "model": "no_validation",
         "tokenizer": "no_validation",
         "layer": [None, Integral],
-        "strength": [Interval(Real, 0, None, closed="left")],
+        "strength": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "on_harmful": [StrOptions({"add"}), None],
         "on_harmless": [StrOptions({"ablate"}), None],
         "judge": [None, HasMethods(["is_refusal"])],
@@ -215,7 +224,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         model: Any = None,
         tokenizer: Any = None,
         layer: int | None = None,
-        strength: float = 1.0,
+        strength: float | str = "auto",
         on_harmful: str | None = "add",
         on_harmless: str | None = "ablate",
         judge: Any = None,
@@ -238,7 +247,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     @_fit_context(prefer_skip_nested_validation=False)
     @fill_docstring
     def fit(self, X: Any, y: Any, language: Any = None) -> SteeringWrapper:
-        """Fit a clone of the gate.
+        """Fit a clone of the gate, and choose the strength if it is "auto".
 
         Parameters
         ----------
@@ -262,6 +271,52 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
             routed = get_config()["enable_metadata_routing"]
             params["language" if routed else f"{pipeline.steps[-1][0]}__language"] = language
         self.gate_ = pipeline.fit(to_plain(X), y, **params)
+        return self.choose_strength(X, y, language) if self._needs_strength() else self
+
+    @fill_docstring
+    def choose_strength(self, X: Any, y: Any, language: Any = None) -> SteeringWrapper:
+        """Choose the strength at which the model's own refusals are likeliest.
+
+        ``fit`` does this by itself with ``strength="auto"``. Call it for a wrapper around a fitted
+        gate, which needs no ``fit``. No judge is needed.
+
+        Parameters
+        ----------
+        {pipeline_X}
+        y : array-like of shape (n_prompts,)
+            Labels of both classes.
+        {language_or_column}
+
+        Returns
+        -------
+        self : SteeringWrapper
+            The wrapper, with ``strength_`` and ``strength_search_``.
+
+        Raises
+        ------
+        ValueError
+            If no reply to a harmful prompt becomes likelier by steering, so none is known to be a
+            refusal, as with a model that never refuses. Also if a class is missing.
+
+        Notes
+        -----
+        The unsteered model replies to 16 harmful and 16 harmless prompts, drawn evenly from up to
+        four languages. In each language, one of its replies to harmful prompts is taken for a
+        refusal: one whose opening (three tokens) is common among these replies and rare among those
+        to harmless prompts. If several are equally so, it is the one that the model is likeliest to
+        give to the other harmful prompts. The strength is then the one that maximises ::
+
+            mean over prompts x and tokens t of log p(r_t | x, r_1 ... r_(t-1); steered by it)
+
+        where ``r`` is the whole refusal in the language of ``x``, of up to 24 tokens, and eight
+        harmful and eight harmless prompts are all steered as harmful. Too little steering leaves
+        the refusal unlikely for harmless prompts. Too much makes it open well and fall apart, first
+        for harmful prompts. Strengths are tried in steps of 0.5 and then of 0.25 around the best.
+        Keys and values of the prompts are computed once.
+        """
+        self._validate_params()
+        self.strength_search_ = search_strength(self, X, y, language)
+        self.strength_ = self.strength_search_.attrs["strength"]
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -541,7 +596,9 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         refused = _sweeps.find_refusals(self.judge, items, replies, languages)
         labels = one_per_row("y_true", y)
         check_same_length({"y_true": labels, "refused": refused})
-        _sweeps.warn_of_abstentions(_sweeps.judge_name(self.judge), [refused])
+        judge = _sweeps.judge_name(self.judge)
+        _sweeps.warn_of_abstentions(judge, [refused])
+        _sweeps.warn_of_no_refusals(judge, [refused])
         judged = ~np.isnan(refused)
         return refusal_selectivity(
             labels[judged],
@@ -555,41 +612,55 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         self,
         prompts: Any,
         y: Any,
-        validation_prompts: Any,
+        validation_prompts: Any = None,
         language: Any = None,
         *,
         layers: Sequence[int] | str = "all",
         **generate_kwargs: Any,
     ) -> pd.DataFrame:
-        """Measure how many refusals are left when one layer's harm direction is ablated.
+        """Measure how well the model can be steered at each layer, one at a time.
 
-        The harm direction is learned at each layer. It is then ablated at that layer alone, from
-        every token, while the model answers harmful validation prompts of the source languages. The
-        paper steers at the layer with the lowest refusal rate (arXiv:2606.01196).
+        The gate is fitted at each layer. Without ``validation_prompts``, nothing is generated while
+        steering, and no judge is needed: each layer has its own best strength, and is measured by
+        how likely the model's own refusals become there, as in :meth:`choose_strength`.
+
+        With ``validation_prompts``, the harm direction is ablated at one layer, from every token,
+        while the model answers these, and the remaining refusals are counted. The paper steers at
+        the layer with the fewest (arXiv:2606.01196).
 
         Parameters
         ----------
         prompts : list, Series or array of length n_prompts
-            Prompts to learn each layer's direction from.
+            Source prompts, to learn each layer's direction from.
         y : array-like of shape (n_prompts,)
             Labels of ``prompts``.
-        validation_prompts : list, Series or array
+        validation_prompts : list, Series, array or None, default=None
             Harmful prompts in the source languages.
         language : str or array-like of str of shape (n_prompts,), default=None
             Languages of ``prompts``, one for all or one each.
         layers : "all" or list of int, default="all"
             Layers to try.
-        {generate_kwargs}
+        **generate_kwargs : object
+            Arguments of the model's ``generate``, which override the parameter ``generate_kwargs``.
+            Replies have at most 16 new tokens, unless either says otherwise.
 
         Returns
         -------
         table : DataFrame
-            One row per layer: columns ``layer`` and ``refusal_rate``. The name of the judge is in
-            ``table.attrs["judge"]``.
+            One row per layer: columns ``layer``, ``strength`` and ``log_likelihood`` (in nats per
+            token), or ``layer`` and ``refusal_rate`` with ``validation_prompts``; then the judge's
+            name is in ``table.attrs["judge"]``. ``table.attrs["layer"]`` is the layer to choose:
+            the middle one of those around the best layer that are as good, up to one standard error
+            of the mean difference between prompts.
+
+        Warns
+        -----
+        UserWarning
+            If the judge finds no refusal at all.
 
         See Also
         --------
-        skgate.inspection.LayerSweepDisplay : Draws the table.
+        skgate.inspection.LayerSweepDisplay : Draws the table of refusal rates.
         """
         return _sweeps.select_layer(
             self, prompts, y, validation_prompts, language, layers, generate_kwargs
@@ -639,10 +710,19 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         """The gate's labels, sorted."""
         return find_fitted_parts(self).gate.classes_
 
+    def _needs_strength(self) -> bool:
+        return self.strength == "auto" and self.on_harmful is not None
+
     def _router(self, parts: SteeringParts, languages: Rows | None, n_prompts: int) -> Router:
-        return Router(
-            parts.gate, self.strength, self.on_harmful, self.on_harmless, languages, n_prompts
-        )
+        if self._needs_strength() and not hasattr(self, "strength_"):
+            raise NotFittedError(
+                f"Got strength='auto' in a {type(self).__name__} that has not chosen it yet, "
+                "expected one of three: a number as strength; fit(X, y) with source prompts (a "
+                "fitted gate stays as it is in a FrozenEstimator); or choose_strength(X, y) with "
+                "source prompts."
+            )
+        strength = self.strength_ if self._needs_strength() else self.strength
+        return Router(parts.gate, strength, self.on_harmful, self.on_harmless, languages, n_prompts)
 
     def __sklearn_is_fitted__(self) -> bool:
         try:

@@ -90,7 +90,9 @@ def organism_replies():
     organism = load_organism()
     prompts = organism.prompts.query("split == 'train' and tier == 'high'")
     reader = ActivationTransformer(organism.model, tokenizer=organism.tokenizer, layer=4)
-    wrapper = SteeringWrapper(make_pipeline(reader, LatentGate(unknown_language="source")))
+    wrapper = SteeringWrapper(
+        make_pipeline(reader, LatentGate(unknown_language="source")), strength=1.0
+    )
     wrapper.fit(prompts["prompt"], prompts["harmful"], language=prompts["language"])
     unit = wrapper.gate_[-1].projection_gap_
     found = {}

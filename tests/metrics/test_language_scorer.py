@@ -406,7 +406,12 @@ def test_the_harmful_label_is_that_of_the_gate_inside(rows):
 
     assert always_good(gate.fit(X, y, language=language)) == 0
     prefit = LatentGate(harmful_label="bad").fit(X, y)
-    assert always_good(SteeringWrapper(prefit, model=object(), tokenizer=object(), layer=0)) == 0
+    assert (
+        always_good(
+            SteeringWrapper(prefit, model=object(), tokenizer=object(), layer=0, strength=1.0)
+        )
+        == 0
+    )
     pipe = make_pipeline("passthrough", clone(gate))
     for outer in (
         GridSearchCV(pipe, {}, cv=2),

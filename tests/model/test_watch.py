@@ -206,7 +206,7 @@ def test_calls_leave_nothing_to_notice(tokenizer, reads):
     model = let_harmful_words_share(make_model("llama"), tokenizer)
     reader = ActivationTransformer(model, tokenizer=tokenizer, layer=1, store=False)
     wrapper = SteeringWrapper(
-        make_pipeline(reader, pooled_gate()), generate_kwargs={"max_new_tokens": 2}
+        make_pipeline(reader, pooled_gate()), generate_kwargs={"max_new_tokens": 2}, strength=1.0
     ).fit(PROMPTS, Y, language=LANGUAGE)
     n_reads = len(reads)
     for _ in range(3):
@@ -223,7 +223,7 @@ def test_when_all_weights_are_read(tokenizer, reads):
     """At fit, at attach, and at the first call after saving or loading."""
     model = let_harmful_words_share(make_model("llama"), tokenizer)
     reader = ActivationTransformer(model, tokenizer=tokenizer, layer=1, store=False)
-    wrapper = SteeringWrapper(make_pipeline(reader, pooled_gate()))
+    wrapper = SteeringWrapper(make_pipeline(reader, pooled_gate()), strength=1.0)
     by_path = ActivationTransformer("some/model", layer=1)
     for call in (
         lambda: wrapper.fit(PROMPTS, Y, language=LANGUAGE),
@@ -249,7 +249,7 @@ def test_verify_full_reads_all_weights_at_every_call(tokenizer, reads):
 def test_a_gate_refuses_an_edited_model(tokenizer):
     model = let_harmful_words_share(make_model("llama"), tokenizer)
     reader = ActivationTransformer(model, tokenizer=tokenizer, layer=1)
-    wrapper = SteeringWrapper(make_pipeline(reader, pooled_gate()))
+    wrapper = SteeringWrapper(make_pipeline(reader, pooled_gate()), strength=1.0)
     wrapper.fit(PROMPTS, Y, language=LANGUAGE)
     wrapper.predict(PROMPTS[:2])
     weight(model).data.mul_(1.5)

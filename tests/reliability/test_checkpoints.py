@@ -56,7 +56,8 @@ class Checkpoint:
     def wrapper(self, reader=None, **params):
         """A fitted wrapper of the checkpoint, or of another reader."""
         pipeline = make_pipeline(reader or self.reader, pooled_gate(calibration="threshold"))
-        wrapper = SteeringWrapper(pipeline, generate_kwargs=GREEDY, **params)
+        params = {"strength": 1.0, "generate_kwargs": GREEDY, **params}
+        wrapper = SteeringWrapper(pipeline, **params)
         return wrapper.fit(PROMPTS, Y, language=LANGUAGE)
 
 

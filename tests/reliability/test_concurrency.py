@@ -270,7 +270,7 @@ def test_a_view_is_not_the_model_of_an_estimator(shared):
         with pytest.raises(TypeError, match=message):
             reader.transform(FEW)
         pipeline = make_pipeline(reader, shared.wrappers[1].gate_[-1])
-        stacked = SteeringWrapper(pipeline, generate_kwargs=GREEDY)
+        stacked = SteeringWrapper(pipeline, generate_kwargs=GREEDY, strength=1.0)
         with pytest.raises(TypeError, match=message):
             stacked.generate(FEW)
         with pytest.raises(TypeError, match=message), stacked.attach():

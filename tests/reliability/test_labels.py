@@ -274,7 +274,7 @@ def test_wrappers_take_the_same_labels(form, tokenizer):
         pipeline = make_pipeline(
             ActivationTransformer(model, tokenizer=tokenizer, layer=1), LatentGate()
         )
-        wrapper = SteeringWrapper(pipeline, judge=Words(), generate_kwargs=GREEDY)
+        wrapper = SteeringWrapper(pipeline, judge=Words(), generate_kwargs=GREEDY, strength=1.0)
         wrapper.fit(PROMPTS, labels(Y), language=LANGUAGE)
         return wrapper.partial_fit(PROMPTS[10:20], labels(Y[10:20]), language="sw")
 

@@ -164,7 +164,9 @@ def wrapper_of(architecture, tokenizer, **generate_kwargs):
     model = let_harmful_words_share(make_model(architecture), tokenizer)
     transformer = ActivationTransformer(model, tokenizer=tokenizer, layer=LAYER)
     pipeline = make_pipeline(transformer, pooled_gate(calibration="threshold"))
-    wrapper = SteeringWrapper(pipeline, generate_kwargs={"do_sample": False, **generate_kwargs})
+    wrapper = SteeringWrapper(
+        pipeline, generate_kwargs={"do_sample": False, **generate_kwargs}, strength=1.0
+    )
     return wrapper.fit(PROMPTS, Y, language=LANGUAGE), model
 
 

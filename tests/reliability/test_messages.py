@@ -208,7 +208,9 @@ def test_parts_that_are_no_text_are_refused_by_name(model, tokenizer, part, kind
 def test_messages_of_all_kinds_can_be_steered(model, tools):
     """``SteeringWrapper`` takes what ``transform`` takes, and decides alike."""
     pipeline = make_pipeline(reader(model, tools), pooled_gate(calibration="threshold"))
-    wrapper = SteeringWrapper(pipeline, generate_kwargs=GREEDY).fit(PROMPTS, Y, language=LANGUAGE)
+    wrapper = SteeringWrapper(pipeline, generate_kwargs=GREEDY, strength=1.0).fit(
+        PROMPTS, Y, language=LANGUAGE
+    )
     parts = [{"role": "user", "content": [text_part("boil an egg")]}]
     several = [fill(PLAIN, "name"), CALLING, parts]
     clean = [PLAIN, CALLING, "boil an egg"]
@@ -264,7 +266,9 @@ def test_half_a_surrogate_pair_in_a_conversation(model, tokenizer, content):
 def test_half_a_surrogate_pair_in_generate(model, tokenizer):
     """Before anything is generated."""
     pipeline = make_pipeline(reader(model, tokenizer), pooled_gate(calibration="threshold"))
-    wrapper = SteeringWrapper(pipeline, generate_kwargs=GREEDY).fit(PROMPTS, Y, language=LANGUAGE)
+    wrapper = SteeringWrapper(pipeline, generate_kwargs=GREEDY, strength=1.0).fit(
+        PROMPTS, Y, language=LANGUAGE
+    )
     with pytest.raises(ValueError, match=r"(?s)\[1\].*surrogate"):
         wrapper.generate(["boil", f"egg {HALF}"])
 

@@ -111,7 +111,9 @@ def test_release_models_leaves_live_models_alone(tokenizer):
 def test_release_models_frees_what_wrappers_used(places):
     """Neither a fitted wrapper nor its shortcuts, hooks and caches keep a model."""
     pipeline = make_pipeline(ActivationTransformer(places[0], layer=1), pooled_gate())
-    wrapper = SteeringWrapper(pipeline, generate_kwargs=GREEDY).fit(PROMPTS, Y, language=LANGUAGE)
+    wrapper = SteeringWrapper(pipeline, generate_kwargs=GREEDY, strength=1.0).fit(
+        PROMPTS, Y, language=LANGUAGE
+    )
     replies = wrapper.generate(FEW)
     wrapper.score(PROMPTS[::7], Y[::7])
     skgate.release_models()
@@ -175,7 +177,9 @@ def test_a_grid_search_over_a_wrapper_loads_its_model_once(places, count_loads):
             return np.array(["who" in reply for reply in replies])
 
     pipeline = make_pipeline(ActivationTransformer(places[0], layer=1), pooled_gate())
-    wrapper = SteeringWrapper(pipeline, judge=Words(), generate_kwargs={"max_new_tokens": 2})
+    wrapper = SteeringWrapper(
+        pipeline, judge=Words(), generate_kwargs={"max_new_tokens": 2}, strength=1.0
+    )
     search = GridSearchCV(wrapper, {"strength": [0.5, 1.0, 2.0]}, cv=2, error_score="raise")
     search.fit(PROMPTS, Y)
     assert len(count_loads) == 1

@@ -393,7 +393,9 @@ def test_relocate_what_is_frozen(kind, place):
     """Estimators in a FrozenEstimator, and wrappers of frozen gates."""
     estimator = make(kind, place)
     if kind == "wrapper":
-        estimator = SteeringWrapper(FrozenEstimator(estimator.gate_), generate_kwargs=GREEDY)
+        estimator = SteeringWrapper(
+            FrozenEstimator(estimator.gate_), generate_kwargs=GREEDY, strength=1.0
+        )
         moved = skgate.relocate(estimator, move(place))
         assert (
             moved.predict(PROMPTS).tolist()

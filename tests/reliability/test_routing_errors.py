@@ -38,7 +38,9 @@ def wrapper(tokenizer):
     model = let_harmful_words_share(make_model("llama"), tokenizer)
     reader = ActivationTransformer(model, tokenizer=tokenizer, layer=1)
     pipeline = make_pipeline(reader, LatentGate())
-    return SteeringWrapper(pipeline, judge=Words(), generate_kwargs={**GREEDY, "max_new_tokens": 2})
+    return SteeringWrapper(
+        pipeline, judge=Words(), generate_kwargs={**GREEDY, "max_new_tokens": 2}, strength=1.0
+    )
 
 
 @pytest.fixture

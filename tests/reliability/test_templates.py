@@ -90,7 +90,8 @@ def reader(model, tokenizer, **params):
 
 def wrapper_of(transformer, **params):
     pipeline = make_pipeline(transformer, pooled_gate(calibration="threshold"))
-    wrapper = SteeringWrapper(pipeline, generate_kwargs=GREEDY, **params)
+    params = {"strength": 1.0, "generate_kwargs": GREEDY, **params}
+    wrapper = SteeringWrapper(pipeline, **params)
     return wrapper.fit(PROMPTS, Y, language=LANGUAGE)
 
 
@@ -240,13 +241,15 @@ def test_a_gate_of_another_date_is_refused(model, tokenizer):
     wrapper = wrapper_of(reader(model, own))
     gate = wrapper.gate_[-1]
     other = reader(model, own, template_date=DATES[1])
-    elsewhere = SteeringWrapper(make_pipeline(other, gate), generate_kwargs=GREEDY)
+    elsewhere = SteeringWrapper(make_pipeline(other, gate), generate_kwargs=GREEDY, strength=1.0)
     with pytest.raises(ValueError, match=r"date='2026-03-05' instead of '2026-01-01'"):
         elsewhere.generate(FEW)
     with pytest.raises(ValueError, match=r"date='2026-03-05' instead of '2026-01-01'"):
         gate.partial_fit(other.transform(PROMPTS), Y, language="sw")
     same = SteeringWrapper(
-        make_pipeline(reader(model, own, template_date="2026-01-01"), gate), generate_kwargs=GREEDY
+        make_pipeline(reader(model, own, template_date="2026-01-01"), gate),
+        generate_kwargs=GREEDY,
+        strength=1.0,
     )
     assert len(same.generate(FEW)) == len(FEW)
 

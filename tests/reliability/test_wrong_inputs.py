@@ -35,7 +35,7 @@ def test_a_token_beyond_the_embeddings_names_its_row(short, tokenizer):
     few = [i for i, prompt in enumerate(PROMPTS) if unknown not in prompt.split()]
     ids = [bare_ids(tokenizer, PROMPTS[i]) for i in few]
     few = [i for i, row in zip(few, ids, strict=True) if row.max() < n - 2]
-    wrapper = SteeringWrapper(make_pipeline(reader, gate), generate_kwargs=GREEDY)
+    wrapper = SteeringWrapper(make_pipeline(reader, gate), generate_kwargs=GREEDY, strength=1.0)
     wrapper.fit([PROMPTS[i] for i in few], Y[few], language=LANGUAGE[few])
     with pytest.raises(ValueError, match=rf"prompts{message}"):
         wrapper.generate([known, f"boil {unknown}"])

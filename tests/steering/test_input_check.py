@@ -109,7 +109,7 @@ def test_tokens_that_merge_over_the_templates_border_are_left_out():
     assert any(ids[-len(alone) :] != alone for ids in ends)  # there are such endings
     few = organism.prompts.query("split == 'train' and language == 'en'")
     reader = ActivationTransformer(organism.model, tokenizer=own, layer=4)
-    wrapper = SteeringWrapper(make_pipeline(reader, pooled_gate()), on_harmful=None)
+    wrapper = SteeringWrapper(make_pipeline(reader, pooled_gate()), on_harmful=None, strength=1.0)
     wrapper.fit(few["prompt"], few["harmful"])
     with wrapper.attach() as steered:
         for ids in ends:

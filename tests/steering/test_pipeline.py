@@ -40,15 +40,15 @@ def test_language_as_a_column(model, tokenizer):
 
 def test_bad_gates(model, tokenizer):
     with pytest.raises(ValueError, match="Got model=None and a bare LatentGate as gate"):
-        SteeringWrapper(LatentGate()).fit(PROMPTS, Y)
+        SteeringWrapper(LatentGate(), strength=1.0).fit(PROMPTS, Y)
     reader = ActivationTransformer(model, tokenizer=tokenizer, layer=1)
     scaled = make_pipeline(reader, StandardScaler(), LatentGate())
     with pytest.raises(ValueError, match=r"'StandardScaler'.*directly followed by a LatentGate"):
-        SteeringWrapper(scaled).fit(PROMPTS, Y)
+        SteeringWrapper(scaled, strength=1.0).fit(PROMPTS, Y)
     with pytest.raises(ValueError, match="'gate' parameter"):
-        SteeringWrapper(StandardScaler()).fit(PROMPTS, Y)
+        SteeringWrapper(StandardScaler(), strength=1.0).fit(PROMPTS, Y)
     with pytest.raises(TypeError, match="Got a LogisticRegression as gate, expected a Pipeline"):
-        SteeringWrapper(LogisticRegression()).fit(PROMPTS, Y)
+        SteeringWrapper(LogisticRegression(), strength=1.0).fit(PROMPTS, Y)
 
 
 def test_a_scaling_column_transformer_is_refused(model, tokenizer):
@@ -56,7 +56,7 @@ def test_a_scaling_column_transformer_is_refused(model, tokenizer):
     columns = ColumnTransformer(
         [("activations", reader, "prompt")], transformer_weights={"activations": 10.0}
     )
-    wrapper = SteeringWrapper(make_pipeline(columns, LatentGate()))
+    wrapper = SteeringWrapper(make_pipeline(columns, LatentGate()), strength=1.0)
     with pytest.raises(ValueError, match=r"{'activations': 10\.0} .*expected 1"):
         wrapper.fit(pd.DataFrame({"prompt": PROMPTS}), Y)
 

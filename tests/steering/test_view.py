@@ -226,7 +226,9 @@ def test_a_stream_that_has_begun_goes_on_after_the_end(wrapper, tokenizer):
 def test_each_row_has_its_language(model, tokenizer):
     """None is detected, as it is without any language."""
     reader = ActivationTransformer(model, tokenizer=tokenizer, layer=1)
-    wrapper = SteeringWrapper(make_pipeline(reader, LatentGate()), generate_kwargs=GREEDY)
+    wrapper = SteeringWrapper(
+        make_pipeline(reader, LatentGate()), generate_kwargs=GREEDY, strength=1.0
+    )
     wrapper.fit(PROMPTS, Y, language=LANGUAGE)
     wrapper.partial_fit(["boil egg", "kill egg", "ran mat"], [1, 1, 1], language="de")
     languages = ["de", None, "fr", "en", None]

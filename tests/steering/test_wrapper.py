@@ -262,13 +262,13 @@ def test_fit_leaves_the_given_gate_alone(model, tokenizer):
     wrapper = make_wrapper(model, tokenizer).fit(PROMPTS, Y, language=LANGUAGE)
     assert not hasattr(wrapper.gate[-1], "classes_")
     given = wrapper.gate_
-    again = SteeringWrapper(given, generate_kwargs=GREEDY)
+    again = SteeringWrapper(given, generate_kwargs=GREEDY, strength=1.0)
     again.partial_fit(PROMPTS[10:20], Y[10:20], language="sw")
     assert "sw" in again.gate_[-1].languages_
     assert "sw" not in given[-1].languages_
     again.partial_fit(PROMPTS[10:20], Y[10:20], language="yo")
     assert {"sw", "yo"} <= set(again.gate_[-1].languages_)
-    frozen = SteeringWrapper(FrozenEstimator(given), generate_kwargs=GREEDY)
+    frozen = SteeringWrapper(FrozenEstimator(given), generate_kwargs=GREEDY, strength=1.0)
     assert frozen.fit(PROMPTS[:2], [1, 0], language="xx").generate(MIXED) == again.generate(MIXED)
     frozen.partial_fit(PROMPTS[10:20], Y[10:20], language="sw")
     assert "sw" not in given[-1].languages_
@@ -296,7 +296,9 @@ def test_predict_score_and_tags(wrapper):
 def test_grid_search_over_strength_with_shots(model, tokenizer):
     gate = LatentGate(source_languages=["de", "en"])
     reader = ActivationTransformer(model, tokenizer=tokenizer, layer=1)
-    wrapper = SteeringWrapper(make_pipeline(reader, gate), judge=Words(), generate_kwargs=GREEDY)
+    wrapper = SteeringWrapper(
+        make_pipeline(reader, gate), judge=Words(), generate_kwargs=GREEDY, strength=1.0
+    )
     with config_context(enable_metadata_routing=True):
         search = GridSearchCV(wrapper, {"strength": [0.5, 1.0, 1.5]}, cv=2, error_score="raise")
         search.fit(PROMPTS, Y, language=LANGUAGE)
@@ -322,11 +324,11 @@ def test_a_judge_is_shared_and_shown(model, tokenizer):
     assert clone(wrapper).judge is judge
     assert copy.deepcopy(wrapper).judge is judge
     assert "SteeringWrapper" in wrapper._repr_html_()
-    assert "SteeringWrapper" in SteeringWrapper(LatentGate())._repr_html_()
+    assert "SteeringWrapper" in SteeringWrapper(LatentGate(), strength=1.0)._repr_html_()
 
 
 def test_clone_and_pickle(wrapper, model, tokenizer, tmp_path):
-    bare = SteeringWrapper(LatentGate(), model=model, tokenizer=tokenizer, layer=1)
+    bare = SteeringWrapper(LatentGate(), model=model, tokenizer=tokenizer, layer=1, strength=1.0)
     assert clone(bare).model is model
     with pytest.raises(TypeError, match="model is a live LlamaForCausalLM"):
         joblib.dump(bare, tmp_path / "wrapper.joblib")
