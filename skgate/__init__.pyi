@@ -1,4 +1,5 @@
 from . import activations as activations
+from . import baselines as baselines
 from . import datasets as datasets
 from . import distributed as distributed
 from . import gate as gate

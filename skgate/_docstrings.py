@@ -63,6 +63,47 @@ pos_label : label or None, default=None
 refused : array-like of bool of shape (n_samples,)
     Whether the reply to each prompt is a refusal, as decided by a judge. 1 and 0 are allowed
     too.""",
+    "steering_actions": """\
+on_harmful : {"add"} or None, default="add"
+    What to do with prompts that the gate finds harmful; None leaves them as they are.
+on_harmless : {"ablate"} or None, default="ablate"
+    What to do with the other prompts; None leaves them as they are.""",
+    "steering_attributes": """\
+gate_ : Pipeline, or FrozenEstimator of one
+    The fitted pipeline from prompts to decisions, which ``fit`` or ``partial_fit`` made.
+classes_ : ndarray of shape (2,)
+    The gate's labels, sorted.""",
+    "steering_gate": """\
+gate : Pipeline or LatentGate, or either in a FrozenEstimator
+    Decides which prompts are harmful. A Pipeline consists of an
+    :class:`~skgate.ActivationTransformer` (alone, or in a ColumnTransformer beside the language)
+    and a :class:`~skgate.LatentGate`; the transformer defines model, layer, position and template.
+    A LatentGate alone needs ``model`` and ``layer``, and is given the position that it was fitted
+    on, if it is fitted. With a fitted gate, ``fit`` is not needed.
+model : str, path, PreTrainedModel or None, default=None
+    The model, if ``gate`` is a LatentGate alone, as in :class:`~skgate.ActivationTransformer`. The
+    transformer's other parameters then have their defaults. ``clone`` shares a live model and
+    never copies it.
+tokenizer : str, path, PreTrainedTokenizerBase or None, default=None
+    The tokenizer, if ``gate`` is a LatentGate alone, as in :class:`~skgate.ActivationTransformer`.
+layer : int or None, default=None
+    The layer, if ``gate`` is a LatentGate alone, as in :class:`~skgate.ActivationTransformer`.""",
+    "steering_run": """\
+judge : object with ``is_refusal(replies, prompts, language)`` or None, default=None
+    Decides which replies are refusals, for ``score`` and the selections. If None, a
+    :class:`skgate.judges.PhraseJudge` is used. ``clone`` shares it and does not copy it.
+    Replies on which it abstains (NaN) are left out, with a warning.
+generate_kwargs : dict or None, default=None
+    Arguments of the model's ``generate``, such as ``max_new_tokens``.
+batch_tokens : int or "auto", default="auto"
+    Largest number of prompt tokens per batch, padding included. A longer prompt is a batch of
+    its own. "auto" means 2,048 on a CPU and 16,384 on an accelerator.
+verbose : bool, default=False
+    Whether to show a progress bar.""",
+    "steering_strength": """\
+strength : float, default=1.0
+    Steering strength, in units of the gate's ``projection_gap_``, as in
+    :class:`~skgate.SteeringWrapper`.""",
     "strengths": """\
 strengths : sequence of float or None, default=None
     Steering strengths to try. If None, 0 to 3 in steps of 0.25 (arXiv:2606.01196).""",

@@ -18,6 +18,7 @@ import skgate
 
 MODULES = [
     "skgate",
+    "skgate.baselines",
     "skgate.datasets",
     "skgate.distributed",
     "skgate.inspection",

@@ -203,6 +203,23 @@ class LanguageBook:
             evidence[name], calibrations[name] = added, self.calibrator.calibrate(added)
         return replace(self, evidence=evidence, calibrations=calibrations)
 
+    def pooled(self) -> LanguageBook:
+        """Give what was added to any language to the pooled source, and drop the languages.
+
+        Returns
+        -------
+        book : LanguageBook
+            It has one boundary, that of the pooled source.
+        """
+        named = [
+            Evidence(shots=one.shots, unlabelled=one.unlabelled)
+            for name, one in self.evidence.items()
+            if name is not None and not one.is_empty
+        ]
+        evidence = sum(named, self.evidence.get(None, Evidence()))
+        calibration = self.calibrator.calibrate(evidence) if named else self.calibrations[None]
+        return replace(self, evidence={None: evidence}, calibrations={None: calibration})
+
     def detects(self, unknown_language: str) -> bool:
         """Whether prompts without a known language are decided by detecting their language."""
         return unknown_language == "detect" and len(self.languages) > 0

@@ -48,9 +48,7 @@ def search_layer(
             harmful = labels == gate.harmful_label_
             refusals = find_own_refusals(wrapper, reader, items, harmful, languages)
         places = list_places([layer], reader.positions)
-        curve = measure_strengths(
-            refusals, layer, steered_part(gate, places), gate.projection_gap_
-        )
+        curve = measure_strengths(refusals, layer, steered_part(gate, places), gate.projection_gap_)
         found.append((curve.strengths[curve.best], curve.log_likelihoods[:, curve.best]))
     table = pd.DataFrame(
         {

@@ -31,8 +31,9 @@ class Router:
         A fitted gate.
     strength : float
         Steering strength, in units of the gate's ``projection_gap_``.
-    on_harmful, on_harmless : str or None
-        As in :class:`skgate.SteeringWrapper`.
+    on_harmful, on_harmless : {"add", "ablate"} or None
+        What to do with the prompts that the gate finds harmful, and with the others: add the
+        strength along the direction, remove the component along it, or leave them as they are.
     languages : ndarray of str or None of shape (n_prompts,), or None
         The prompts' languages; None for those that are not known.
     n_prompts : int
@@ -41,8 +42,8 @@ class Router:
     Raises
     ------
     ValueError
-        If the gate knows too little of a language (see ``unknown_language``), or harmful prompts
-        are to be steered and ``projection_gap_`` is not positive.
+        If the gate knows too little of a language (see ``unknown_language``), or an action is
+        "add" and ``projection_gap_`` is not positive.
     """
 
     def __init__(
@@ -57,9 +58,8 @@ class Router:
         self._book = gate.language_book_
         self._unknown_language = gate.unknown_language
         self._version = gate_version(gate)
-        self._add = strength * projection_unit(gate) if on_harmful else 0.0
-        self._ablate = 1.0 if on_harmless else 0.0
         self._actions = on_harmless or "none", on_harmful or "none"
+        self._amount = strength * projection_unit(gate) if "add" in self._actions else 0.0
         if languages is not None:
             given = languages[[name is not None for name in languages]]
             check_known(self._book, given, gate.unknown_language)
@@ -107,8 +107,11 @@ class Router:
                     "float16. Load the model in bfloat16 or float32."
                 )
             self._scores[batch], self._found[batch] = scores, decisions.languages
-            harmful = torch.from_numpy(scores > 0).repeat_interleave(repeats)
-            return Edit(add=harmful * self._add, ablate=~harmful * self._ablate)
+            actions = np.repeat(self._choose(scores), repeats)
+            return Edit(
+                add=torch.from_numpy(self._amount * (actions == "add")),
+                ablate=torch.from_numpy(1.0 * (actions == "ablate")),
+            )
 
         return decide
 
@@ -119,19 +122,22 @@ class Router:
 
     def decisions(self, index: pd.Index | None = None) -> pd.DataFrame:
         """Report the decisions: one row per prompt, numbered unless there is an index."""
-        harmful = self._scores > 0
-        index = pd.RangeIndex(len(harmful)) if index is None else index
+        index = pd.RangeIndex(len(self._scores)) if index is None else index
         languages = pd.Series([name or None for name in self._found], index, dtype=object)
         return pd.DataFrame(
             {
                 "language": languages,
-                "harmful": harmful,
+                "harmful": self._scores > 0,
                 "harm_score": self._scores,
-                "action": np.array(self._actions, dtype=object)[harmful.astype(int)],
+                "action": self._choose(self._scores),
                 "gate_version": self._version,
             },
             index=index,
         )
+
+    def _choose(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.object_]:
+        """Choose the action of each prompt by its score."""
+        return np.array(self._actions, dtype=object)[(scores > 0).astype(int)]
 
 
 def always(add: float = 0.0, ablate: float = 0.0) -> RouteOfBatch:

@@ -81,7 +81,9 @@ def search_strength(wrapper: SweepParams, X: Any, y: Any, language: Any) -> pd.D
             "refuses some of the harmful source prompts. Pass the strength as a number."
         )
     wide = pd.DataFrame(curve.log_likelihoods, columns=pd.Index(curve.strengths, name="strength"))
-    by_language = wide.groupby(pd.Series(curve.languages, name="language"), sort=False, dropna=False)
+    by_language = wide.groupby(
+        pd.Series(curve.languages, name="language"), sort=False, dropna=False
+    )
     table = by_language.mean().stack().rename("log_likelihood").reset_index()
     table.attrs["strength"] = curve.strengths[curve.best]
     table.attrs["n_prompts"] = refusals.n_prompts

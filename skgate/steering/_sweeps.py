@@ -15,15 +15,23 @@ from skgate._provenance import list_places
 from skgate._validation import check_layers, check_prompts
 from skgate._verdicts import check_verdicts
 from skgate.judges import PhraseJudge
-from skgate.metrics._checks import one_bool_per_row
+from skgate.metrics import refusal_selectivity
+from skgate.metrics._checks import check_same_length, one_bool_per_row, one_per_row
 from skgate.steering._engine import Engine, EngineParams, Replies
 from skgate.steering._generation import find_reply_length
 from skgate.steering._layer import fit_each_layer, middle_of_plateau, search_layer
-from skgate.steering._pipeline import BuildParams, find_fitted_parts, find_parts, steered_part
+from skgate.steering._pipeline import (
+    BuildParams,
+    SteeringParts,
+    find_fitted_parts,
+    find_parts,
+    steered_part,
+)
 from skgate.steering._router import always, projection_unit
 
 if TYPE_CHECKING:
     from skgate._messages import Prompt
+    from skgate.activations._reader import PromptReader
 
 _STRENGTHS = np.arange(0, 3.25, 0.25)
 _NEW_TOKENS = 16  # they suffice to see whether a reply is a refusal
@@ -35,6 +43,8 @@ class SweepParams(BuildParams, EngineParams, Protocol):
     judge: Any
 
     def _validate_params(self) -> None: ...
+
+    def _direction(self, parts: SteeringParts, reader: PromptReader) -> npt.NDArray[np.float64]: ...
 
 
 def select_layer(
@@ -94,7 +104,8 @@ def select_strength(
     if tried.ndim != 1 or not len(tried):
         raise ValueError(f"Got strengths={strengths!r}, expected a list of at least one number.")
     reader = parts.open_reader()
-    engine, direction = Engine.of(wrapper, reader, generate_kwargs), parts.check_gate(reader)
+    engine = Engine.of(wrapper, reader, generate_kwargs)
+    direction = _find_direction(wrapper, parts, reader)
     layers, unit = reader.layers, projection_unit(parts.gate)
     tables, found = [], []
     for strength in tried:
@@ -148,7 +159,8 @@ def generate_alike(
     _validate(wrapper)
     parts = find_fitted_parts(wrapper)
     reader = parts.open_reader()
-    engine, direction = Engine.of(wrapper, reader, generate_kwargs), parts.check_gate(reader)
+    engine = Engine.of(wrapper, reader, generate_kwargs)
+    direction = _find_direction(wrapper, parts, reader)
     return engine.generate(prompts, reader.layers, direction, always(add, ablate))
 
 
@@ -233,6 +245,44 @@ def warn_of_no_refusals(judge: str, found: Sequence[npt.NDArray[np.float64]]) ->
         )
 
 
+def find_selectivity(
+    judge: Any,
+    prompts: Sequence[Prompt],
+    replies: Replies,
+    y: Any,
+    languages: npt.NDArray[Any] | None,
+    pos_label: Any,
+) -> float:
+    """Judge replies and compute their selectivity; abstentions are left out, with a warning.
+
+    Parameters
+    ----------
+    judge, prompts, replies, languages : object
+        As in :func:`find_refusals`.
+    y : array-like of shape (n_prompts,)
+        True labels.
+    pos_label : object
+        The harmful label.
+
+    Returns
+    -------
+    selectivity : float
+        As :func:`skgate.metrics.refusal_selectivity` computes it.
+    """
+    refused = find_refusals(judge, prompts, replies, languages)
+    labels = one_per_row("y_true", y)
+    check_same_length({"y_true": labels, "refused": refused})
+    warn_of_abstentions(judge_name(judge), [refused])
+    warn_of_no_refusals(judge_name(judge), [refused])
+    judged = ~np.isnan(refused)
+    return refusal_selectivity(
+        labels[judged],
+        refused[judged],
+        language=None if languages is None else languages[judged],
+        pos_label=pos_label,
+    )
+
+
 def share_refused(refused: npt.NDArray[np.float64]) -> float:
     """Return the share of refusals among the verdicts; NaN if there is none."""
     verdicts = refused[~np.isnan(refused)]
@@ -275,6 +325,12 @@ def _one_each(replies: Replies) -> list[str]:
             "judged."
         )
     return singles
+
+
+def _find_direction(
+    wrapper: SweepParams, parts: SteeringParts, reader: PromptReader
+) -> npt.NDArray[np.float64]:
+    return wrapper._direction(parts, reader)  # noqa: SLF001  (a baseline may have another one)
 
 
 def _validate(wrapper: SweepParams) -> None:

@@ -25,8 +25,6 @@ from skgate._base import (
 )
 from skgate._docstrings import fill_docstring
 from skgate._frames import find_index, to_plain
-from skgate.metrics import refusal_selectivity
-from skgate.metrics._checks import check_same_length, one_per_row
 from skgate.steering import _sweeps
 from skgate.steering._engine import Engine
 from skgate.steering._pipeline import SteeringParts, assemble, find_fitted_parts
@@ -37,10 +35,14 @@ from skgate.steering._view import check_languages, open_view, route_calls
 if TYPE_CHECKING:
     from sklearn.utils import Tags
 
+    from skgate.activations._reader import PromptReader
+    from skgate.gate._latent_gate import LatentGate
+
 Rows = npt.NDArray[Any]
 
 
 @set_module("skgate")
+@fill_docstring
 class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     """Generate with a language model that refuses what its gate finds harmful.
 
@@ -52,46 +54,17 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
 
     Parameters
     ----------
-    gate : Pipeline or LatentGate, or either in a FrozenEstimator
-        Decides which prompts are harmful. A Pipeline consists of an
-        :class:`ActivationTransformer` (alone, or in a ColumnTransformer beside the language) and a
-        :class:`LatentGate`; the transformer defines model, layer, position and template. A
-        LatentGate alone needs ``model`` and ``layer``, and is given the position that it was fitted
-        on, if it is fitted. With a fitted gate, ``fit`` is not needed.
-    model : str, path, PreTrainedModel or None, default=None
-        The model, if ``gate`` is a LatentGate alone, as in :class:`ActivationTransformer`. The
-        transformer's other parameters then have their defaults. ``clone`` shares a live model and
-        never copies it.
-    tokenizer : str, path, PreTrainedTokenizerBase or None, default=None
-        The tokenizer, if ``gate`` is a LatentGate alone, as in :class:`ActivationTransformer`.
-    layer : int or None, default=None
-        The layer, if ``gate`` is a LatentGate alone, as in :class:`ActivationTransformer`.
+    {steering_gate}
     strength : float or "auto", default="auto"
         Steering strength ``lambda``, in units of the gate's ``projection_gap_``, the distance
         between harmless and harmful source prompts along its direction. No number suits every
         model and layer. "auto" lets ``fit`` choose it, as :meth:`choose_strength` does.
-    on_harmful : {"add"} or None, default="add"
-        What to do with prompts that the gate finds harmful; None leaves them as they are.
-    on_harmless : {"ablate"} or None, default="ablate"
-        What to do with the other prompts; None leaves them as they are.
-    judge : object with ``is_refusal(replies, prompts, language)`` or None, default=None
-        Decides which replies are refusals, for ``score`` and the selections. If None, a
-        :class:`skgate.judges.PhraseJudge` is used. ``clone`` shares it and does not copy it.
-        Replies on which it abstains (NaN) are left out, with a warning.
-    generate_kwargs : dict or None, default=None
-        Arguments of the model's ``generate``, such as ``max_new_tokens``.
-    batch_tokens : int or "auto", default="auto"
-        Largest number of prompt tokens per batch, padding included. A longer prompt is a batch of
-        its own. "auto" means 2,048 on a CPU and 16,384 on an accelerator.
-    verbose : bool, default=False
-        Whether to show a progress bar.
+    {steering_actions}
+    {steering_run}
 
     Attributes
     ----------
-    gate_ : Pipeline, or FrozenEstimator of one
-        The fitted pipeline from prompts to decisions, which ``fit`` or ``partial_fit`` made.
-    classes_ : ndarray of shape (2,)
-        The gate's labels, sorted.
+    {steering_attributes}
     strength_ : float
         The strength that ``fit`` or ``choose_strength`` chose, with ``strength="auto"``.
     strength_search_ : DataFrame
@@ -349,7 +322,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         if parts.gate is SteeringParts.from_pipeline(assemble(self)).gate:
             self.gate_ = deepcopy(parts.pipeline)
             parts = SteeringParts.from_pipeline(self.gate_)
-        parts.gate.partial_fit(parts.activations(X), y, language=language, classes=classes)
+        self._calibrate(parts, X, y, language, classes)
         return self
 
     @fill_docstring
@@ -366,8 +339,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         labels : ndarray of shape (n_prompts,)
             Labels out of ``classes_``.
         """
-        parts = find_fitted_parts(self)
-        return parts.gate.predict(parts.activations(X), language)
+        gate, rows, language = self._read(X, language)
+        return gate.predict(rows, language)
 
     @fill_docstring
     def predict_proba(self, X: Any, language: Any = None) -> Rows:
@@ -383,8 +356,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         probabilities : ndarray of shape (n_prompts, 2)
             As :meth:`LatentGate.predict_proba` returns them; columns follow ``classes_``.
         """
-        parts = find_fitted_parts(self)
-        return parts.gate.predict_proba(parts.activations(X), language)
+        gate, rows, language = self._read(X, language)
+        return gate.predict_proba(rows, language)
 
     @fill_docstring
     def decision_function(self, X: Any, language: Any = None) -> Rows:
@@ -400,8 +373,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         scores : ndarray of shape (n_prompts,)
             As :meth:`LatentGate.decision_function` returns them.
         """
-        parts = find_fitted_parts(self)
-        return parts.gate.decision_function(parts.activations(X), language)
+        gate, rows, language = self._read(X, language)
+        return gate.decision_function(rows, language)
 
     @fill_docstring
     def generate(
@@ -454,10 +427,10 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         items, languages = parts.split(prompts, language)
         router = self._router(parts, languages, len(items))
         reader = parts.open_reader()
-        direction = parts.check_gate(reader)
+        direction = self._direction(parts, reader)
         engine = Engine.of(self, reader, generate_kwargs)
         replies = engine.generate(items, reader.layers, direction, router.route)
-        if return_decisions or self.on_harmful or self.on_harmless:
+        if return_decisions or self.on_harmful != self.on_harmless:
             router.warn_unseen()
         return (replies, router.decisions(find_index(prompts))) if return_decisions else replies
 
@@ -564,7 +537,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         given = None if languages is None else np.atleast_1d(np.asarray(languages, dtype=object))
         router = self._router(parts, given, 0)
         reader = parts.open_reader()
-        direction = parts.check_gate(reader, full=True)
+        direction = self._direction(parts, reader, full=True)
         route_of_call = route_calls(router, languages, on_decision)
         return open_view(reader, direction, route_of_call, on_template_mismatch)
 
@@ -593,19 +566,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         parts = find_fitted_parts(self)
         items, languages = parts.split(X, language)
         replies = self.generate(X, language)
-        refused = _sweeps.find_refusals(self.judge, items, replies, languages)
-        labels = one_per_row("y_true", y)
-        check_same_length({"y_true": labels, "refused": refused})
-        judge = _sweeps.judge_name(self.judge)
-        _sweeps.warn_of_abstentions(judge, [refused])
-        _sweeps.warn_of_no_refusals(judge, [refused])
-        judged = ~np.isnan(refused)
-        return refusal_selectivity(
-            labels[judged],
-            refused[judged],
-            language=None if languages is None else languages[judged],
-            pos_label=parts.gate.harmful_label_,
-        )
+        harmful_label = parts.gate.harmful_label_
+        return _sweeps.find_selectivity(self.judge, items, replies, y, languages, harmful_label)
 
     @fill_docstring
     def select_layer(
@@ -711,7 +673,22 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         return find_fitted_parts(self).gate.classes_
 
     def _needs_strength(self) -> bool:
-        return self.strength == "auto" and self.on_harmful is not None
+        return self.strength == "auto" and "add" in (self.on_harmful, self.on_harmless)
+
+    def _calibrate(self, parts: SteeringParts, X: Any, y: Any, language: Any, classes: Any) -> None:
+        """Calibrate the gate of the wrapper's parts on shots."""
+        parts.gate.partial_fit(parts.activations(X), y, language=language, classes=classes)
+
+    def _read(self, X: Any, language: Any) -> tuple[LatentGate, Any, Any]:
+        """Find the gate that decides, the rows that it reads and their languages."""
+        parts = find_fitted_parts(self)
+        return parts.gate, parts.activations(X), language
+
+    def _direction(
+        self, parts: SteeringParts, reader: PromptReader, *, full: bool = False
+    ) -> npt.NDArray[np.float64]:
+        """Check the gate, as :meth:`SteeringParts.check_gate`, and find the direction of edits."""
+        return parts.check_gate(reader, full=full)
 
     def _router(self, parts: SteeringParts, languages: Rows | None, n_prompts: int) -> Router:
         if self._needs_strength() and not hasattr(self, "strength_"):
