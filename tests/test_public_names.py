@@ -20,6 +20,7 @@ MODULES = [
     "skgate",
     "skgate.datasets",
     "skgate.distributed",
+    "skgate.evaluation",
     "skgate.inspection",
     "skgate.judges",
     "skgate.metrics",
