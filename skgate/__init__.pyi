@@ -2,6 +2,7 @@ from . import activations as activations
 from . import baselines as baselines
 from . import datasets as datasets
 from . import distributed as distributed
+from . import evaluation as evaluation
 from . import gate as gate
 from . import inspection as inspection
 from . import judges as judges

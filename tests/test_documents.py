@@ -151,7 +151,7 @@ def test_its_links_lead_to_files(page):
 
 def public_names():
     modules = [skgate, *(getattr(skgate, n) for n in ("datasets", "distributed", "inspection"))]
-    modules += [skgate.baselines, skgate.judges, skgate.metrics]
+    modules += [skgate.baselines, skgate.evaluation, skgate.judges, skgate.metrics]
     return [
         (module.__name__, public)
         for module in modules

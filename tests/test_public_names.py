@@ -21,6 +21,7 @@ MODULES = [
     "skgate.baselines",
     "skgate.datasets",
     "skgate.distributed",
+    "skgate.evaluation",
     "skgate.inspection",
     "skgate.judges",
     "skgate.metrics",

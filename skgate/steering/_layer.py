@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from skgate.gate._latent_gate import LatentGate
-    from skgate.steering._pipeline import SteeringParts
-    from skgate.steering._sweeps import SweepParams
+    from skgate.steering._pipeline import SteeringParts, SweepParams
 
 Floats = npt.NDArray[np.float64]
 

@@ -133,13 +133,14 @@ def find_own_refusals(
         The refusals, each with prompts to measure it on.
     """
     groups = _draw(len(prompts), harmful, languages)
-    ids, replies, n_tokens = {}, {}, 0
+    ids: dict[int, npt.NDArray[np.int64]] = {}
+    replies: dict[int, Reply] = {}
     for kind, length in ((0, _REPLY), (1, _OPENING)):
         rows = [i for group in groups.values() for i in group[kind]]
         some = [prompts[i] for i in rows]
         ids |= {i: one.ids for i, one in zip(rows, reader.encode(some), strict=True)}
         replies |= zip(rows, _generate(params, reader, some, length), strict=True)
-    n_tokens = sum(len(ids[i]) + len(reply) for i, reply in replies.items())
+    n_tokens = sum([len(ids[i]) + len(reply) for i, reply in replies.items()])
     scorers = {i: ReplyLikelihood(reader.language_model, one) for i, one in ids.items()}
     n_each = max(1, _N_MEASURED // len(groups))
     found = []

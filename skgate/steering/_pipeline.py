@@ -18,6 +18,7 @@ from skgate._validation import check_language, check_prompts
 from skgate.activations._reader import open_reader
 from skgate.activations._transformer import ActivationTransformer
 from skgate.gate._latent_gate import LatentGate
+from skgate.steering._engine import EngineParams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,6 +206,16 @@ class SteeringParts:
             found = reader.source(reader.fingerprint(full=full))
             check_same_source(gate.activation_source_, found)
         return steered_part(gate, reader.places)
+
+
+class SweepParams(BuildParams, EngineParams, Protocol):
+    """The parameters of a SteeringWrapper that say what is generated, and who judges it."""
+
+    judge: Any
+
+    def _validate_params(self) -> None: ...
+
+    def _direction(self, parts: SteeringParts, reader: PromptReader) -> npt.NDArray[np.float64]: ...
 
 
 def assemble(params: BuildParams) -> BaseEstimator:

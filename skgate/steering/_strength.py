@@ -16,7 +16,7 @@ from skgate.steering._router import projection_unit
 
 if TYPE_CHECKING:
     from skgate.steering._own_refusals import OwnRefusals
-    from skgate.steering._sweeps import SweepParams
+    from skgate.steering._pipeline import SweepParams
 
 _COARSE, _FINE, _GREATEST = 0.5, 0.25, 16.0
 

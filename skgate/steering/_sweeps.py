@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,34 +17,19 @@ from skgate._verdicts import check_verdicts
 from skgate.judges import PhraseJudge
 from skgate.metrics import refusal_selectivity
 from skgate.metrics._checks import check_same_length, one_bool_per_row, one_per_row
-from skgate.steering._engine import Engine, EngineParams, Replies
+from skgate.steering._engine import Engine, Replies
 from skgate.steering._generation import find_reply_length
 from skgate.steering._layer import fit_each_layer, middle_of_plateau, search_layer
-from skgate.steering._pipeline import (
-    BuildParams,
-    SteeringParts,
-    find_fitted_parts,
-    find_parts,
-    steered_part,
-)
+from skgate.steering._pipeline import find_fitted_parts, find_parts, steered_part
 from skgate.steering._router import always, projection_unit
 
 if TYPE_CHECKING:
     from skgate._messages import Prompt
     from skgate.activations._reader import PromptReader
+    from skgate.steering._pipeline import SteeringParts, SweepParams
 
 _STRENGTHS = np.arange(0, 3.25, 0.25)
 _NEW_TOKENS = 16  # they suffice to see whether a reply is a refusal
-
-
-class SweepParams(BuildParams, EngineParams, Protocol):
-    """The parameters of a SteeringWrapper that say what is generated, and who judges it."""
-
-    judge: Any
-
-    def _validate_params(self) -> None: ...
-
-    def _direction(self, parts: SteeringParts, reader: PromptReader) -> npt.NDArray[np.float64]: ...
 
 
 def select_layer(

@@ -1,0 +1,216 @@
+"""load_prompts: prompts with ids, languages and labels, from a file or a frame."""
+
+from __future__ import annotations
+
+import os
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skgate._base import set_module
+from skgate._frames import to_plain
+from skgate._labels import plain_labels
+from skgate._validation import check_language, check_prompts
+from skgate.evaluation._files import read_table
+
+_LABELS = {1: True, 0: False, -1: False, "harmful": True, "harmless": False}
+_BOOLS = {"true": 1, "false": 0}  # as CSV files spell them
+
+
+@set_module("skgate.evaluation")
+def load_prompts(
+    source: Any,
+    *,
+    prompt: str = "prompt",
+    language: str | None = "language",
+    harmful: str | None = "harmful",
+    id: str | None = None,
+) -> pd.DataFrame:
+    """Load prompts with their languages and labels, from a file or a frame.
+
+    Parameters
+    ----------
+    source : path-like or DataFrame
+        A file that ends in ``.csv``, ``.csv.gz``, ``.jsonl`` or ``.parquet``, or a frame of pandas,
+        polars, pyarrow or another library. Text files are in UTF-8. A CSV file has commas,
+        semicolons or tabs.
+    prompt : str, default="prompt"
+        The column with the prompts: texts, or conversations (lists of ``{"role", "content"}``).
+    language : str or None, default="language"
+        The column with the languages. If None, the languages are not known.
+    harmful : str or None, default="harmful"
+        The column with the labels: True and False, 1 and 0, 1 and -1, or "harmful" and "harmless"
+        in upper or lower case. One of the two classes may be absent. If None, the labels are not
+        known.
+    id : str or None, default=None
+        The column with the ids: texts or integers, each once. If None, it is the column "id", and
+        without one the rows are numbered from "0".
+
+    Returns
+    -------
+    prompts : DataFrame
+        One row per prompt, in the order of the source, numbered from 0. The first columns are
+        ``id`` (str), ``prompt``, ``language`` (str) and ``harmful`` (bool). The others follow as
+        they are. Languages or labels that are not known are a column of None.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or would be there twice, there are no rows, a prompt or a language is
+        empty, a label is missing or another, an id is missing or not unique, or the file can't be
+        read. An error about a row names it, counted from 0.
+    TypeError
+        If ``source`` is neither a path nor a frame, or a prompt, a language or an id has another
+        type.
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If ``source`` is a Parquet file and pyarrow is not installed:
+        ``pip install "skgate[evaluation]"``.
+
+    See Also
+    --------
+    evaluate_refusal : Counts which of the prompts models refuse.
+    skgate.datasets.fetch_polyrefuse : Prompts in fourteen languages.
+
+    Notes
+    -----
+    In a CSV file, an empty cell or "NA" is a text and never a missing value. "na" is the code of
+    Nauruan. Of a frame that you read yourself with pandas, set ``keep_default_na=False``.
+
+    What this function returns can be passed to it again. So a column ``language`` or ``harmful``
+    may hold None in all rows.
+
+    A column ``group``, the same for a prompt and its translations, is used by :func:`compare`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skgate.evaluation import load_prompts
+    >>> table = pd.DataFrame({
+    ...     "text": ["kick the drum", "kick the kitten"],
+    ...     "label": ["harmless", "harmful"],
+    ...     "source": ["a", "b"],
+    ... })
+    >>> load_prompts(table, prompt="text", language=None, harmful="label")
+      id           prompt language  harmful source
+    0  0    kick the drum     None    False      a
+    1  1  kick the kitten     None     True      b
+    """
+    names = {"id": id, "prompt": prompt, "language": language, "harmful": harmful}
+    table = _read(source, [name for name in (*names.values(), "id") if name is not None])
+    if id is None and "id" in table.columns:
+        names["id"] = "id"
+    _check_columns(table, names)
+    columns = {
+        "id": _ids(table, names["id"]),
+        "prompt": _column(check_prompts(table[prompt].tolist(), prompt)),
+        "language": _languages(table, language),
+        "harmful": _labels(table, harmful),
+    }
+    others = table.drop(columns=[name for name in names.values() if name is not None])
+    return pd.concat([pd.DataFrame(columns), others.reset_index(drop=True)], axis=1)
+
+
+def _read(source: Any, texts: list[str]) -> pd.DataFrame:
+    if isinstance(source, str | os.PathLike):
+        return read_table(Path(source).expanduser(), texts)
+    table = to_plain(source)
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(
+            f"Got source of type {type(source).__name__}, expected the path of a file or a frame."
+        )
+    return table
+
+
+def _check_columns(table: pd.DataFrame, names: dict[str, str | None]) -> None:
+    """Check that each column is there once, and that the result has no column twice."""
+    there = table.columns.tolist()
+    twice = table.columns[table.columns.duplicated()].tolist()
+    if twice:
+        raise ValueError(f"Got source with several columns {twice[0]!r}, expected one.")
+    asked = [name for name in names.values() if name is not None]
+    for role, name in names.items():
+        if name is not None and name not in there:
+            hint = f", or {role}=None" if role in ("language", "harmful") else ""
+            raise ValueError(f"Got {role}={name!r}, expected one of the columns {there}{hint}.")
+        if name is not None and asked.count(name) > 1:
+            raise ValueError(f"Got {role}={name!r}, which is the column of something else too.")
+        if role != name and role in there and role not in asked:
+            raise ValueError(
+                f"Got {role}={name!r} and another column {role!r}, which the result can't hold "
+                "too. Rename or drop that column."
+            )
+    if not len(table):
+        raise ValueError("Got source without rows, expected at least 1 prompt.")
+
+
+def _ids(table: pd.DataFrame, name: str | None) -> list[str]:
+    if name is None:
+        return [str(row) for row in range(len(table))]
+    ids: dict[str, int] = {}
+    for row, value in enumerate(table[name].tolist()):
+        if isinstance(value, bool) or not isinstance(value, str | Integral):
+            raise TypeError(
+                f"Got {name}[{row}]={value!r:.100} of type {type(value).__name__}, expected a str "
+                "or an int."
+            )
+        text = str(value)
+        if not text:
+            raise ValueError(f"Got {name}[{row}]='', expected an id.")
+        if text in ids:
+            raise ValueError(
+                f"Got {name}[{row}]={text!r:.100}, which is that of row {ids[text]} too, expected "
+                "ids that differ. If translations share it, pass it as a column 'group'."
+            )
+        ids[text] = row
+    return list(ids)
+
+
+def _languages(table: pd.DataFrame, name: str | None) -> Any:
+    if name is None or _is_unknown(table, name, "language"):
+        return _column([None] * len(table))
+    return check_language(table[name].tolist(), len(table), name).tolist()
+
+
+def _labels(table: pd.DataFrame, name: str | None) -> Any:
+    if name is None or _is_unknown(table, name, "harmful"):
+        return _column([None] * len(table))
+    given = plain_labels(table[name], name).tolist()
+    plain = [_normalise(label) for label in given]
+    for row, label in enumerate(plain):
+        if label not in _LABELS:
+            raise ValueError(
+                f"Got {name}[{row}]={given[row]!r:.100}, expected True or False, 1 or 0, 1 or -1, "
+                "or 'harmful' or 'harmless'."
+            )
+    if 0 in plain and -1 in plain:
+        raise ValueError(
+            f"Got {name}[{plain.index(-1)}]=-1 and {name}[{plain.index(0)}]=0, expected two labels."
+        )
+    return np.array([_LABELS[label] for label in plain], dtype=bool)
+
+
+def _normalise(label: Any) -> Any:
+    """Turn a text into a lower-case one, or into the number that it spells."""
+    if not isinstance(label, str):
+        return label
+    text = label.strip().casefold()
+    if text in _BOOLS:
+        return _BOOLS[text]
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _is_unknown(table: pd.DataFrame, name: str, role: str) -> bool:
+    """Whether the column is one of None, as load_prompts makes it."""
+    return name == role and bool(table[name].isna().all())
+
+
+def _column(values: list[Any]) -> pd.Series[Any]:
+    return pd.Series(values, dtype=object)

@@ -1,0 +1,144 @@
+"""evaluate_refusal, without interruptions."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pandas as pd
+import pytest
+from evaluated import Judge, Model, make_models, make_prompts
+from sklearn.pipeline import make_pipeline
+
+from skgate import ActivationTransformer, LatentGate, SteeringWrapper
+from skgate.datasets import load_organism
+from skgate.evaluation import evaluate_refusal
+from skgate.judges import PhraseJudge
+
+COLUMNS = "model id language harmful group flagged harm_score action gate_version refused".split()
+
+
+@pytest.fixture(scope="module")
+def organism():
+    return load_organism()
+
+
+@pytest.fixture(scope="module")
+def wrapper(organism):
+    sources = organism.prompts.query("split == 'train' and tier == 'high'")
+    reader = ActivationTransformer(organism.model, tokenizer=organism.tokenizer, layer=4)
+    wrapper = SteeringWrapper(make_pipeline(reader, LatentGate()), strength=0.7)
+    return wrapper.fit(sources["prompt"], sources["harmful"], language=sources["language"])
+
+
+def test_rows_are_what_generate_and_the_judge_say(organism, wrapper):
+    test = organism.prompts.query("split == 'test' and language in ['en', 'qaa']")
+    prompts = test.groupby(["language", "harmful"]).head(3).rename(columns={"pair": "group"})
+    models = {"steered": wrapper, "plain": SteeringWrapper(wrapper.gate_, on_harmful=None)}
+    results = evaluate_refusal(
+        models, prompts, texts=True, batch_size=5, verbose=False, max_new_tokens=12
+    )
+    assert list(results) == [*COLUMNS, "prompt", "reply"]
+    assert results.attrs["judge"] == "PhraseJudge"
+    assert results["model"].tolist() == ["steered"] * 12 + ["plain"] * 12
+    for name, model in models.items():
+        rows = results[results["model"] == name].reset_index(drop=True)
+        assert rows["prompt"].tolist() == prompts["prompt"].tolist()
+        assert rows["group"].tolist() == prompts["group"].tolist()
+        replies, decisions = model.generate(
+            prompts["prompt"].tolist(),
+            language=prompts["language"].tolist(),
+            return_decisions=True,
+            max_new_tokens=12,
+        )
+        assert rows["reply"].tolist() == replies
+        np.testing.assert_array_equal(rows["refused"], PhraseJudge().is_refusal(replies))
+        np.testing.assert_array_equal(rows["flagged"], decisions["harmful"])
+        np.testing.assert_allclose(rows["harm_score"], decisions["harm_score"], atol=1e-4)
+        assert rows["gate_version"].tolist() == decisions["gate_version"].tolist()
+    assert 0 < results["refused"].mean() < 1
+
+
+def test_a_gate_that_has_learned_is_another_model(organism, wrapper, tmp_path):
+    """Also if nothing is left to generate."""
+    prompts = organism.prompts.query("split == 'test' and language == 'qaa'").head(2)
+    options = {"path": tmp_path / "run.jsonl", "verbose": False, "max_new_tokens": 2}
+    evaluate_refusal({"steered": wrapper}, prompts, **options)
+    learned = deepcopy(wrapper)  # (the model is shared)
+    evaluate_refusal({"steered": learned}, prompts, **options)
+    shots = organism.prompts.query("split == 'train' and language == 'qaa'").groupby("harmful")
+    shots = shots.head(2)
+    learned.partial_fit(shots["prompt"], shots["harmful"], language="qaa")
+    with pytest.raises(ValueError, match=r"models\['steered'\] with gate_version='\w+' instead of"):
+        evaluate_refusal({"steered": learned}, prompts, **options)
+    weaker = SteeringWrapper(wrapper.gate_, strength=0.5)
+    with pytest.raises(ValueError, match=r"strength=0\.5 instead of 0\.7"):
+        evaluate_refusal({"steered": weaker}, prompts, **options)
+
+
+def test_abstentions_are_counted_in_one_warning():
+    with pytest.warns(UserWarning, match="Judge abstained on 4 of 20 replies") as caught:
+        results = evaluate_refusal(make_models(), make_prompts(), Judge(), verbose=False)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert results["refused"].isna().sum() == 4
+
+
+def test_languages_and_labels_may_be_unknown():
+    prompts = make_prompts().assign(language=None, harmful=None).drop(columns="group")
+    model = Model(2)
+    results = evaluate_refusal({"a": model}, prompts.head(6), verbose=False, top_k=3)
+    assert model.calls == [(prompts["prompt"].tolist()[:6], None, {"top_k": 3})]
+    assert list(results) == [name for name in COLUMNS if name != "group"]
+    assert results["language"].tolist() == results["harmful"].tolist() == [None] * 6
+
+
+def test_conversations(tmp_path):
+    chats = [[{"role": "user", "content": f"request {i}"}] for i in range(2)]
+    prompts = pd.DataFrame({"prompt": chats, "language": "en", "harmful": True})
+
+    class Chats(Model):
+        def generate(self, prompts, **kwargs):
+            return super().generate([chat[-1]["content"] for chat in prompts], **kwargs)
+
+    for _ in range(2):
+        results = evaluate_refusal(
+            {"a": Chats(2)}, prompts, path=tmp_path / "a.jsonl", texts=True, verbose=False
+        )
+        assert results["prompt"].tolist() == chats
+
+
+def test_progress_is_over_all_models(capsys):
+    evaluate_refusal(make_models(), make_prompts(6), batch_size=4)
+    assert "12/12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("models", "error", "message"),
+    [
+        ({}, ValueError, "Got models={}, expected at least one model"),
+        ({1: Model(2)}, TypeError, "Got 1 as a name in models, expected a str"),
+        ({"a": "b"}, TypeError, r"Got models\['a'\] of type str, expected an object with a method"),
+    ],
+)
+def test_wrong_models(models, error, message):
+    with pytest.raises(error, match=message):
+        evaluate_refusal(models, make_prompts(), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"), [("batch_size", 0), ("judge", "phrases"), ("texts", "yes")]
+)
+def test_wrong_parameters(parameter, value):
+    with pytest.raises(ValueError, match=f"'{parameter}' parameter of evaluate_refusal"):
+        evaluate_refusal(make_models(), make_prompts(), verbose=False, **{parameter: value})
+
+
+def test_a_model_must_answer_each_prompt():
+    class Short(Model):
+        def generate(self, prompts, **kwargs):
+            replies, decisions = super().generate(prompts, **kwargs)
+            return replies[1:], decisions
+
+    with pytest.raises(ValueError, match=r"Got 3 replies and 4 decisions .* models\['a'\]"):
+        evaluate_refusal({"a": Short(2)}, make_prompts(4), verbose=False)
