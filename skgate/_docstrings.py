@@ -26,6 +26,14 @@ ax : matplotlib Axes, array of them or None, default=None
     "by": """\
 by : {"tier", "language"}, default="tier"
     Whether to group by tier, averaging over its languages, or by language.""",
+    "download": """\
+download_if_missing : bool, default=True
+    Whether to download files that are not in ``data_home``. If False, raise an ``OSError`` for
+    them.
+n_retries : int, default=3
+    How often to retry a failed download of a file.
+verbose : bool, default=True
+    Whether to show a progress bar while downloading.""",
     "generate_kwargs": """\
 **generate_kwargs : dict
     Arguments of the model's ``generate``, which override the wrapper's ``generate_kwargs``.""",

@@ -33,6 +33,7 @@ NOT_RUN = {
 
 # Names whose examples need what a test hasn't: their own tests run them.
 SKIPPED_EXAMPLES = {
+    "skgate.datasets.fetch_multijail",
     "skgate.datasets.fetch_polyrefuse",
     "skgate.distributed.extract",
     "skgate.judges.ChatJudge",

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
 from skgate._base import find_stack_level, set_module
+from skgate._docstrings import fill_docstring
+from skgate.datasets._downloads import (
+    Repository,
+    check_n_retries,
+    choose,
+    download,
+    find_local_root,
+)
 from skgate.metrics._tiers import LANGUAGE_TIERS
 
-_REPOSITORY = "https://github.com/mainlp/Multilingual-Refusal"
+_REPOSITORY = Repository(
+    name="PolyRefuse",
+    url="https://github.com/mainlp/Multilingual-Refusal",
+    contents="its folders PolyRefuse and dataset/splits",
+)
 _BASE_URL = "https://raw.githubusercontent.com/mainlp/Multilingual-Refusal/main/"
 _REGISTRY = Path(__file__).with_name("_polyrefuse_registry.txt")
-_ENVIRONMENT_VARIABLE = "SKGATE_DATA"
 
 _SUBSETS = ("harmful", "harmless")
 _SPLITS = ("train", "val", "test")
@@ -117,6 +125,7 @@ class _File(NamedTuple):
 
 
 @set_module("skgate.datasets")
+@fill_docstring
 def fetch_polyrefuse(
     *,
     subset: str | Iterable[str] | None = None,
@@ -154,13 +163,7 @@ def fetch_polyrefuse(
         ``dataset/splits``. Nothing is downloaded then. If None, the files are read from the
         subfolder ``polyrefuse`` of the folder that the environment variable ``SKGATE_DATA`` names.
         If that is not set, they are downloaded.
-    download_if_missing : bool, default=True
-        Whether to download files that are not in ``data_home``. If False, raise an ``OSError`` for
-        them.
-    n_retries : int, default=3
-        How often to retry a failed download of a file.
-    verbose : bool, default=True
-        Whether to show a progress bar while downloading.
+    {download}
 
     Returns
     -------
@@ -217,11 +220,20 @@ def fetch_polyrefuse(
     dtype: int64
     """
     files = _select_files(subset, split, languages)
-    if not isinstance(n_retries, int | np.integer) or n_retries < 0:
-        raise ValueError(f"Got n_retries={n_retries!r}, expected an integer of 0 or more.")
-    root = _local_root(base_path)
+    check_n_retries(n_retries)
+    root = find_local_root(_REPOSITORY, base_path)
     if root is None:
-        root = _download(files, data_home, download_if_missing, n_retries, verbose)
+        lines = _REGISTRY.read_text(encoding="utf-8").splitlines()
+        root = download(
+            _REPOSITORY,
+            _BASE_URL,
+            dict(line.split() for line in lines),
+            [file.path for file in files],
+            data_home=data_home,
+            download_if_missing=download_if_missing,
+            n_retries=n_retries,
+            verbose=verbose,
+        )
     frame = _build_frame(files, root)
     return Bunch(
         frame=frame,
@@ -241,9 +253,9 @@ def _select_files(
         _File(*key)
         for key in (
             (one_subset, one_split, language)
-            for one_subset in _choose("subset", subset, _SUBSETS)
-            for one_split in _choose("split", split, _SPLITS)
-            for language in _choose("languages", languages, _LANGUAGES)
+            for one_subset in choose("subset", subset, _SUBSETS)
+            for one_split in choose("split", split, _SPLITS)
+            for language in choose("languages", languages, _LANGUAGES)
         )
     ]
     files = [file for file in selected if file != _UNPUBLISHED]
@@ -259,117 +271,6 @@ def _select_files(
             stacklevel=find_stack_level(),
         )
     return files
-
-
-def _choose(name: str, value: str | Iterable[str] | None, known: tuple[str, ...]) -> list[str]:
-    """Return the known values that are asked for, in the order of ``known``."""
-    if value is None:
-        return list(known)
-    expected = f"None or one or more of {', '.join(map(repr, known))}"
-    if not isinstance(value, Iterable):
-        raise TypeError(f"Got {name}={value!r}, expected {expected}.")
-    asked = [value] if isinstance(value, str) else list(value)
-    unknown = [item for item in asked if item not in known]
-    if unknown or not asked:
-        detail = f" (unknown: {', '.join(map(repr, unknown))})" if unknown else ""
-        raise ValueError(f"Got {name}={value!r}, expected {expected}{detail}.")
-    return [item for item in known if item in asked]
-
-
-def _local_root(base_path: str | os.PathLike[str] | None) -> Path | None:
-    """Find the user's local copy of the repository; None if there is none."""
-    if base_path is not None:
-        root, origin = Path(base_path).expanduser(), "base_path"
-    elif folder := os.environ.get(_ENVIRONMENT_VARIABLE):
-        root = Path(folder).expanduser() / "polyrefuse"
-        origin = f"the environment variable {_ENVIRONMENT_VARIABLE}"
-    else:
-        return None
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"Got {str(root)!r} from {origin}, expected a folder: a copy of {_REPOSITORY} with "
-            "its folders PolyRefuse and dataset/splits."
-        )
-    return root
-
-
-def _download(
-    files: list[_File],
-    data_home: str | os.PathLike[str] | None,
-    download_if_missing: bool,
-    n_retries: int,
-    verbose: bool,
-) -> Path:
-    """Download the files that are not in the cache, and return its folder."""
-    import pooch
-
-    home = pooch.os_cache("skgate") if data_home is None else Path(data_home).expanduser()
-    source = pooch.create(
-        path=home / "polyrefuse", base_url=_BASE_URL, retry_if_failed=n_retries, registry=None
-    )
-    source.load_registry(_REGISTRY)
-    missing = [file.path for file in files if not _is_cached(source, file.path)]
-    if missing and not download_if_missing:
-        raise OSError(
-            f"{len(missing)} files of PolyRefuse are missing or incomplete in {source.path}, and "
-            f"download_if_missing=False. {_how_to_get_it()}"
-        )
-    if missing:
-        _download_missing(source, missing, verbose)
-    return Path(source.path)
-
-
-def _is_cached(source: Any, path: str) -> bool:
-    import pooch
-
-    local = Path(source.path) / path
-    return local.is_file() and pooch.file_hash(str(local)) == source.registry[path]
-
-
-def _download_missing(source: Any, paths: list[str], verbose: bool) -> None:
-    from tqdm.auto import tqdm
-
-    with _quiet_pooch():
-        for path in tqdm(paths, desc="PolyRefuse", unit="file", disable=not verbose):
-            try:
-                source.fetch(path)
-            except OSError as error:
-                # Errors of the disk have a number, those of the network library do not.
-                if error.errno is not None:
-                    raise
-                raise ConnectionError(
-                    f"Could not download {source.get_url(path)} ({type(error).__name__}). "
-                    f"{_how_to_get_it()}"
-                ) from error
-            except ValueError as error:
-                raise OSError(
-                    f"{source.get_url(path)} has another SHA-256 checksum than expected: the "
-                    "download is corrupt, or the public file has changed. Try again, update "
-                    "skgate, or pass the folder of a copy that you trust as base_path, which is "
-                    "not compared with checksums."
-                ) from error
-
-
-def _how_to_get_it() -> str:
-    return (
-        f"To work offline, get a copy of {_REPOSITORY} on a machine with a connection (git clone, "
-        "or the zip file of that page). Pass its folder as base_path, or name it 'polyrefuse' and "
-        f"set the environment variable {_ENVIRONMENT_VARIABLE} to the folder that holds it."
-    )
-
-
-@contextmanager
-def _quiet_pooch() -> Iterator[None]:
-    """Silence pooch's line per file; there is a progress bar."""
-    import pooch
-
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _build_frame(files: list[_File], root: Path) -> pd.DataFrame:
@@ -400,7 +301,7 @@ def _read(file: _File, root: Path) -> list[dict[str, Any]]:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} is missing, expected a complete copy of {_REPOSITORY} in {root}."
+            f"{path} is missing, expected a complete copy of {_REPOSITORY.url} in {root}."
         ) from error
     try:
         rows: list[dict[str, Any]] = json.loads(content)

@@ -191,8 +191,8 @@ def language_report(
     has none (NaN). A rate of refusals has none either if a resample holds nothing but abstentions.
     With few rows, the intervals are too narrow, and without any error they have no width.
 
-    The default tiers are high: en de fr es it nl pl ru zh ja, mid: ar ko th el he hi fa,
-    low: sw am my km si yo [1]_.
+    The default tiers are high: en de fr es it nl pl ru zh ja vi, mid: ar ko th el he hi fa,
+    low: sw am my km si yo bn jv. Those of vi, bn and jv are from [4]_, the others from [1]_.
 
     References
     ----------
@@ -202,6 +202,9 @@ def language_report(
     .. [2] McClish, "Analyzing a Portion of the ROC Curve", Medical Decision Making 9(3) (1989).
 
     .. [3] Efron, Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
+
+    .. [4] Deng, Zhang, Pan, Bing, "Multilingual Jailbreak Challenges in Large Language Models",
+       arXiv 2310.06474 (2023).
 
     Examples
     --------

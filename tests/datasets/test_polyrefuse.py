@@ -7,13 +7,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from serving import serve
 
 import skgate.datasets
 from skgate.datasets import _polyrefuse, fetch_polyrefuse
@@ -59,16 +57,6 @@ def repository(tmp_path):
 @pytest.fixture
 def server(repository, tmp_path, monkeypatch):
     """Serve the made-up repository on loopback; give the list of paths that were asked for."""
-    requested = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def do_GET(self):
-            requested.append(self.path)
-            super().do_GET()
-
-        def log_message(self, *args):
-            pass
-
     registry = tmp_path / "registry.txt"
     paths = sorted(repository.rglob("*.json"))
     registry.write_text(
@@ -78,16 +66,11 @@ def server(repository, tmp_path, monkeypatch):
             for path in paths
         )
     )
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(repository)))
-    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
-    thread.start()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(_polyrefuse, "_BASE_URL", f"http://127.0.0.1:{httpd.server_port}/")
     monkeypatch.setattr(_polyrefuse, "_REGISTRY", registry)
-    yield requested
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
+    with serve(repository) as (url, requested):
+        monkeypatch.setattr(_polyrefuse, "_BASE_URL", url)
+        yield requested
 
 
 def _edit(path: Path, change) -> None:
