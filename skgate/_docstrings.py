@@ -109,7 +109,7 @@ batch_tokens : int or "auto", default="auto"
 verbose : bool, default=False
     Whether to show a progress bar.""",
     "steering_strength": """\
-strength : float, default=1.0
+strength : float or "auto", default="auto"
     Steering strength, in units of the gate's ``projection_gap_``, as in
     :class:`~skgate.SteeringWrapper`.""",
     "strengths": """\

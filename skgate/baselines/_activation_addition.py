@@ -84,7 +84,7 @@ class ActivationAddition(SteeringWrapper):
         model: Any = None,
         tokenizer: Any = None,
         layer: int | None = None,
-        strength: float = 1.0,
+        strength: float | str = "auto",
         judge: Any = None,
         generate_kwargs: Mapping[str, Any] | None = None,
         batch_tokens: int | str = "auto",

@@ -103,7 +103,7 @@ class RandomDirection(SteeringWrapper):
         model: Any = None,
         tokenizer: Any = None,
         layer: int | None = None,
-        strength: float = 1.0,
+        strength: float | str = "auto",
         on_harmful: str | None = "add",
         on_harmless: str | None = "ablate",
         random_state: int = 0,

@@ -80,11 +80,15 @@ def search_strength(wrapper: SweepParams, X: Any, y: Any, language: Any) -> pd.D
             "prompts no refusal was found that steering makes likelier, expected a model that "
             "refuses some of the harmful source prompts. Pass the strength as a number."
         )
-    wide = pd.DataFrame(curve.log_likelihoods, columns=pd.Index(curve.strengths, name="strength"))
-    by_language = wide.groupby(
-        pd.Series(curve.languages, name="language"), sort=False, dropna=False
+    table = pd.DataFrame(
+        {
+            "language": np.repeat(curve.languages, len(curve.strengths)),
+            "strength": np.tile(curve.strengths, len(curve.languages)),
+            "log_likelihood": curve.log_likelihoods.ravel(),
+        }
     )
-    table = by_language.mean().stack().rename("log_likelihood").reset_index()
+    by = ["language", "strength"]
+    table = table.groupby(by, sort=False, dropna=False).mean().reset_index()
     table.attrs["strength"] = curve.strengths[curve.best]
     table.attrs["n_prompts"] = refusals.n_prompts
     table.attrs["n_tokens"] = refusals.n_tokens

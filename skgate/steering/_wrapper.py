@@ -690,15 +690,21 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         """Check the gate, as :meth:`SteeringParts.check_gate`, and find the direction of edits."""
         return parts.check_gate(reader, full=full)
 
-    def _router(self, parts: SteeringParts, languages: Rows | None, n_prompts: int) -> Router:
-        if self._needs_strength() and not hasattr(self, "strength_"):
+    def _find_strength(self) -> float:
+        """Find the strength, as given or chosen; an error if it was not chosen yet."""
+        if not self._needs_strength():
+            return 0.0 if self.strength == "auto" else float(self.strength)
+        if not hasattr(self, "strength_"):
             raise NotFittedError(
                 f"Got strength='auto' in a {type(self).__name__} that has not chosen it yet, "
                 "expected one of three: a number as strength; fit(X, y) with source prompts (a "
                 "fitted gate stays as it is in a FrozenEstimator); or choose_strength(X, y) with "
                 "source prompts."
             )
-        strength = self.strength_ if self._needs_strength() else self.strength
+        return self.strength_
+
+    def _router(self, parts: SteeringParts, languages: Rows | None, n_prompts: int) -> Router:
+        strength = self._find_strength()
         return Router(parts.gate, strength, self.on_harmful, self.on_harmless, languages, n_prompts)
 
     def __sklearn_is_fitted__(self) -> bool:
