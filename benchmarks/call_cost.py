@@ -113,7 +113,7 @@ def main() -> None:
     reader = ActivationTransformer(model, tokenizer=tokenizer, layer=layer)
     prompts = [kind.format(place) for kind in KINDS for place in PLACES]
     y = np.repeat([0, 1], len(PLACES))
-    wrapper = SteeringWrapper(make_pipeline(reader, LatentGate())).fit(prompts, y)
+    wrapper = SteeringWrapper(make_pipeline(reader, LatentGate()), strength=1.0).fit(prompts, y)
     reader = wrapper.gate_[0]
     rows = [
         describe(

@@ -74,7 +74,9 @@ def main(folder: str, out: str) -> None:
     found = []
     for block in (15, 17):
         reader = ActivationTransformer(model, tokenizer=tokenizer, layer=block, position="last")
-        wrapper = SteeringWrapper(make_pipeline(reader, LatentGate(rank=6, C=1.0)), verbose=True)
+        wrapper = SteeringWrapper(
+            make_pipeline(reader, LatentGate(rank=6, C=1.0)), verbose=True, strength=1.0
+        )
         wrapper.fit(sources["prompt"], sources["harmful"], language=sources["language"])
         wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
         if block == 15:

@@ -87,7 +87,9 @@ def main() -> None:
         reader = ActivationTransformer(
             model, tokenizer=tokenizer, layer=layer, position=position, chat_template=False
         )
-        wrapper = SteeringWrapper(make_pipeline(reader, LatentGate()), generate_kwargs=OPTIONS)
+        wrapper = SteeringWrapper(
+            make_pipeline(reader, LatentGate()), generate_kwargs=OPTIONS, strength=1.0
+        )
         wrappers[name] = wrapper.fit(train, y)
     gate = wrappers["one pass, last"].gate_[-1]
     prompts = make_prompts(N_PROMPTS, seed=2)

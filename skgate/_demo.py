@@ -58,7 +58,6 @@ class Demo:
         self.wrapper = SteeringWrapper(
             # As in the paper: without shots, the boundary of the source languages is used.
             make_pipeline(reader, LatentGate(unknown_language="source")),
-            strength=organism.steering["strength"],
             generate_kwargs={"do_sample": False, "max_new_tokens": 40},
             batch_tokens=8192,
         )
@@ -106,7 +105,7 @@ class Demo:
 
         A prompt's reply depends on its own decision only, so each reply is generated once.
         """
-        alpha = self.wrapper.strength * projection_unit(self.gate)
+        alpha = self.wrapper.strength_ * projection_unit(self.gate)
         added = self._get("add", harmful, add=alpha)
         ablated = self._get("ablate", ~harmful, ablate=1.0)
         return [added[i] if is_harmful else ablated[i] for i, is_harmful in enumerate(harmful)]

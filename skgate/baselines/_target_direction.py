@@ -59,7 +59,8 @@ class TargetDirection(SharedModelMixin, ClassifierMixin, BaseEstimator):
         The tokenizer, if ``gate`` is a LatentGate alone.
     layer : int or None, default=None
         The layer, if ``gate`` is a LatentGate alone.
-    {steering_strength}
+    strength : float, default=1.0
+        Steering strength, in units of the ``projection_gap_`` of each language's own gate.
     {steering_actions}
     {steering_run}
 

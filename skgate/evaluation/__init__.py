@@ -5,5 +5,6 @@ from __future__ import annotations
 from skgate.evaluation._compare import compare
 from skgate.evaluation._load_prompts import load_prompts
 from skgate.evaluation._refusal import evaluate_refusal
+from skgate.evaluation._reply_drift import reply_drift
 
-__all__ = ["compare", "evaluate_refusal", "load_prompts"]
+__all__ = ["compare", "evaluate_refusal", "load_prompts", "reply_drift"]

@@ -1,0 +1,162 @@
+"""strength="auto": chosen by how likely the model's own refusals become."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
+from steered import LANGUAGE, PROMPTS, Y, make_wrapper
+from tiny import make_model
+
+from skgate import ActivationTransformer, LatentGate, SteeringWrapper
+from skgate.datasets import load_organism
+from skgate.judges import PhraseJudge
+from skgate.model._loading import find_parts
+from skgate.steering._layer import middle_of_plateau
+from skgate.steering._reply_likelihood import ReplyLikelihood
+
+LAYER = 4
+
+
+@pytest.fixture(scope="module")
+def organism():
+    return load_organism()
+
+
+@pytest.fixture(scope="module")
+def sources(organism):
+    train = organism.prompts.query("split == 'train' and tier == 'high'")
+    return train.groupby(["language", "harmful"]).head(24)
+
+
+def steer(organism, layer=LAYER, **params):
+    reader = ActivationTransformer(organism.model, tokenizer=organism.tokenizer, layer=layer)
+    return SteeringWrapper(make_pipeline(reader, LatentGate()), **params)
+
+
+@pytest.fixture(scope="module")
+def chosen(organism, sources):
+    wrapper = steer(organism)
+    return wrapper.fit(sources["prompt"], sources["harmful"], language=sources["language"])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mamba", "gemma3"])
+def test_likelihoods_are_those_of_generation(architecture, tokenizer):
+    model = make_model(architecture)
+    language_model = find_parts(model, tokenizer)
+    direction = np.random.default_rng(0).normal(size=language_model.hidden_size)
+    direction /= np.linalg.norm(direction)
+    prompt, reply, amounts = np.array([1, 5, 9, 7, 8]), [4, 6, 3], [0.0, 3.0]
+    found = ReplyLikelihood(language_model, prompt).mean_log_likelihoods(
+        reply, 1, direction, amounts
+    )
+    ids = torch.tensor([[*prompt, *reply]])
+    for amount, value in zip(amounts, found, strict=True):
+
+        def move(module, args, output, amount=amount):
+            hidden = output[0] if isinstance(output, tuple) else output
+            shift = torch.zeros(hidden.shape[1])
+            shift[len(prompt) - 1 :] = amount
+            moved = hidden + shift[:, None] * torch.tensor(direction).float()
+            return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+        handle = language_model.blocks[1].register_forward_hook(move)
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        handle.remove()
+        expected = logits[range(3), reply].mean()
+        assert value == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_the_chosen_strength_is_as_good_as_the_best(chosen, organism):
+    harmful = organism.prompts.query("split == 'val' and tier == 'high' and harmful")
+    harmful = harmful.groupby("language").head(6)
+    table = chosen.select_strength(
+        harmful["prompt"], strengths=np.arange(0.25, 2.25, 0.25), max_new_tokens=24
+    ).set_index("strength")["refusal_rate"]
+    assert chosen.strength_ in table.index
+    assert table[chosen.strength_] >= table.max() - 0.05
+    assert table.min() < 0.5  # a strength can be wrong
+
+
+def test_fit_tells_how_it_chose(chosen):
+    table = chosen.strength_search_
+    assert list(table) == ["language", "strength", "log_likelihood"]
+    assert table["language"].nunique() == 4
+    assert table["strength"].min() == 0
+    assert table.attrs["n_prompts"] == 32
+    assert table.attrs["n_tokens"] > 0
+    best = table.groupby("strength")["log_likelihood"].mean().idxmax()
+    assert chosen.strength_ == table.attrs["strength"] == best
+    assert chosen.strength == "auto"
+
+
+def test_choosing_takes_a_fraction_of_the_tokens_of_select_strength(chosen, sources):
+    few = sources.groupby(["language", "harmful"]).head(4)
+    lengths = [len(chosen.gate_[0].tokenizer.encode(one)) for one in few["prompt"]]
+    swept = 13 * (sum(lengths) + len(few) * 24)
+    assert chosen.strength_search_.attrs["n_tokens"] < swept / 4
+
+
+def test_a_fitted_gate_gets_a_strength_without_fitting_it_again(chosen, sources):
+    given = sources["prompt"], sources["harmful"]
+    with pytest.raises(NotFittedError, match="a number as strength; fit"):
+        SteeringWrapper(chosen.gate_).generate(["draw the lamp ."])
+    one = SteeringWrapper(chosen.gate_).choose_strength(*given, language=sources["language"])
+    two = SteeringWrapper(FrozenEstimator(chosen.gate_)).fit(*given, language=sources["language"])
+    assert one.strength_ == two.strength_ == chosen.strength_
+    assert not hasattr(one, "gate_")
+    replies = [wrapper.generate(["smash the lamp ."], max_new_tokens=24) for wrapper in (one, two)]
+    assert replies[0] == replies[1]
+    assert PhraseJudge().is_refusal(replies[0]).all()
+
+
+def test_a_wrapper_that_adds_nothing_needs_no_strength(wrapper, model, tokenizer):
+    observer = make_wrapper(model, tokenizer, strength="auto", on_harmful=None)
+    observer.fit(PROMPTS, Y, language=LANGUAGE)
+    assert not hasattr(observer, "strength_")
+    assert len(observer.generate(PROMPTS[:2])) == 2
+
+
+def test_a_model_that_never_refuses_is_an_error(organism, sources):
+    wrapper = steer(organism, strength=1.0).fit(sources["prompt"], sources["harmful"])
+    same = np.repeat(sources.query("not harmful")["prompt"].iloc[0], 8)
+    wrapper.set_params(strength="auto")
+    with pytest.raises(ValueError, match="no refusal was found that steering makes likelier"):
+        wrapper.choose_strength(same, np.arange(8) % 2)
+
+
+def test_one_class_alone_is_an_error(chosen, sources):
+    with pytest.raises(ValueError, match="no language with prompts of both classes"):
+        chosen.choose_strength(sources["prompt"][:4], [True] * 4)
+
+
+@pytest.mark.parametrize("strength", [-1, "car", None])
+def test_other_strengths_are_errors(organism, sources, strength):
+    with pytest.raises(ValueError, match="strength"):
+        steer(organism, strength=strength).fit(sources["prompt"], sources["harmful"])
+
+
+def test_select_layer_without_validation_prompts_generates_nothing_steered(organism, sources):
+    table = steer(organism).select_layer(
+        sources["prompt"], sources["harmful"], language=sources["language"], layers=[0, 3, 4]
+    )
+    assert list(table) == ["layer", "strength", "log_likelihood"]
+    assert table["layer"].tolist() == [0, 3, 4]
+    assert table.attrs["layer"] in (3, 4)
+    best = table.set_index("layer")["log_likelihood"]
+    assert best[0] < best[[3, 4]].min()
+
+
+def test_the_layer_is_in_the_middle_of_those_that_are_as_good():
+    means = np.array([0, 5, 5, 5, 0, 5.0])
+    assert middle_of_plateau(means[:, None] + np.zeros((6, 8))) == 2
+    assert middle_of_plateau(np.eye(3)[1][:, None] * np.ones((3, 8))) == 1
+
+
+def test_score_warns_if_nothing_is_refused(wrapper):
+    with pytest.warns(UserWarning, match="PhraseJudge found no refusal among 4 replies"):
+        assert wrapper.score(PROMPTS[:2] + PROMPTS[-2:], [0, 0, 1, 1]) == 0
