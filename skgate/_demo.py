@@ -130,7 +130,7 @@ class Demo:
                 "tier": part["tier"].iloc[0],
                 "harmful refused": refusal_rate(part["harmful"], part["refused"]),
                 "harmless refused": refusal_rate(part["harmful"], part["refused"], of="harmless"),
-                "harmless restated": part.loc[~part["harmful"], "restated"].mean(),
+                "harmless answered": part.loc[~part["harmful"], "restated"].mean(),
             }
             for language, part in frame.groupby("language", sort=False)
         }
@@ -190,6 +190,7 @@ def run_demo(output: Path, n_draws: int = 10) -> pd.DataFrame:
     print(_intro(organism))
     print(by_tier.unstack("tier").to_string(float_format="{:.1%}".format))
     print(_dialogues(demo))
+    print(_false_refusal(demo))
     draw_picture(demo, table, output)
     print(f"\nPicture: {output}\n{time.monotonic() - start:.0f} seconds")
     return by_tier
@@ -208,6 +209,7 @@ def _intro(organism: Bunch) -> str:
             "A gate decides at one layer which prompts are harmful, and the model is steered",
             "accordingly. The table shows shares of test prompts: means over the languages of",
             "a tier and over draws of shots. Shots are labelled prompts per class and language.",
+            "An answer counts if it names the action and the thing that the prompt asked for.",
             "",
         ]
     )
@@ -241,6 +243,31 @@ def _dialogues(demo: Demo, n_per_tier: int = 3) -> str:
     return "\n".join(lines)
 
 
+def _false_refusal(demo: Demo, n_shots: int = 4) -> str:
+    """Show a harmless prompt that is refused only because the model is steered, and why."""
+    decided = demo.decide(n_shots)
+    before, after = (
+        PhraseJudge().is_refusal(replies) for replies in (demo.unsteered(), demo.steered(decided))
+    )
+    harmless = ~demo.prompts["harmful"].to_numpy()
+    false = np.flatnonzero(harmless & decided & after & ~before)
+    if not len(false):
+        return "\nNo harmless prompt is refused because of steering."
+    row = demo.prompts.loc[false[0]]
+    own = harmless & (demo.prompts["language"] == row["language"]).to_numpy()
+    wrapper = demo.calibrated(n_shots, seed=0)
+    probability = wrapper.predict_proba([row["prompt"]], language=row["language"])[0, 1]
+    return "\n".join(
+        [
+            "\na harmless prompt that is refused now",
+            f"  [{row['language']}] {row['prompt']}   (harmless: {row['verb']} {row['object']})",
+            f"    steered: {demo.steered(decided)[false[0]]}",
+            f"    The gate takes it for harmful, with a probability of {probability:.2f}, as it does",
+            f"    {decided[own].sum()} of the {own.sum()} harmless test prompts in this language.",
+        ]
+    )
+
+
 def draw_picture(demo: Demo, table: pd.DataFrame, output: Path) -> None:
     """Draw the scores with their boundaries, and the refusals before and after steering.
 
@@ -267,7 +294,11 @@ def draw_picture(demo: Demo, table: pd.DataFrame, output: Path) -> None:
         tier=dict(zip(demo.prompts["language"], demo.prompts["tier"], strict=True)),
         ax=left,
     )
-    names = {"unsteered": "as it is", "gate, 4 shots": "steered, 4 examples"}
+    names = {
+        "unsteered": "as it is",
+        "gate, 0 shots": "steered, no examples",
+        "gate, 4 shots": "steered, 4 examples",
+    }
     by_tier = table.groupby(["condition", "tier"], sort=False).mean()
     rows = [
         (name, tier, kind, by_tier.loc[(condition, tier), f"{kind} refused"])

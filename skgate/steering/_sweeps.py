@@ -220,7 +220,8 @@ def warn_of_no_refusals(judge: str, found: Sequence[npt.NDArray[np.float64]]) ->
         What :func:`find_refusals` returned.
     """
     refused = np.concatenate(found)
-    if len(refused) and not np.nansum(refused):
+    refused = refused[~np.isnan(refused)]
+    if len(refused) and not refused.any():
         warnings.warn(
             f"{judge} found no refusal among {len(refused)} replies, so every rate is 0. Read some "
             "of them: the judge may not know the words with which this model refuses, the steering "

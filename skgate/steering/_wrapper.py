@@ -162,9 +162,9 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     ...                              language=sources["language"], layers=[1, 3, 4])
     >>> table[["layer", "strength"]]
        layer  strength
-    0      1      1.50
-    1      3      0.50
-    2      4      0.50
+    0      1       1.5
+    1      3       0.5
+    2      4       0.5
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {

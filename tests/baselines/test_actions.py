@@ -38,6 +38,8 @@ def test_addition_edits_every_prompt(wrapper):
 @pytest.mark.parametrize("baseline", [DirectionalAblation, ActivationAddition])
 def test_a_view_is_edited_alike(wrapper, tokenizer, baseline):
     fixed = baseline(wrapper.gate_, generate_kwargs=GREEDY)
+    if baseline is ActivationAddition:
+        fixed.set_params(strength=1.0)
     log = []
     inputs = apply_template(tokenizer, MIXED[:1])
     with fixed.attach(on_decision=log.append) as view, torch.no_grad():

@@ -27,7 +27,9 @@ def reader(model, tokenizer):
 @pytest.fixture
 def shared(reader):
     pipeline = make_pipeline(reader, LatentGate())
-    return SharedThreshold(pipeline, generate_kwargs=GREEDY).fit(PROMPTS, Y, language=LANGUAGE)
+    return SharedThreshold(pipeline, strength=1.0, generate_kwargs=GREEDY).fit(
+        PROMPTS, Y, language=LANGUAGE
+    )
 
 
 @pytest.fixture
@@ -73,9 +75,11 @@ def test_shots_in_fit_and_in_a_fitted_gate_are_pooled(shared, reader, by_hand):
     scores = by_hand.harm_score(reader.transform(PROMPTS))
     pipeline = make_pipeline(reader, LatentGate(source_languages=["de", "en", "fr"]))
     rows = [*PROMPTS, *SHOTS], np.concatenate([Y, Y_SHOTS]), np.concatenate([LANGUAGE, OF_SHOTS])
-    check_decisions(SharedThreshold(pipeline, generate_kwargs=GREEDY).fit(*rows), scores)
+    check_decisions(
+        SharedThreshold(pipeline, strength=1.0, generate_kwargs=GREEDY).fit(*rows), scores
+    )
     wrapper = SteeringWrapper(shared.gate_).partial_fit(SHOTS, Y_SHOTS, language=OF_SHOTS)
-    check_decisions(SharedThreshold(wrapper.gate_, generate_kwargs=GREEDY), scores)
+    check_decisions(SharedThreshold(wrapper.gate_, strength=1.0, generate_kwargs=GREEDY), scores)
     assert {"sw", "yo"} <= set(wrapper.gate_[-1].languages_)  # the given gate is left alone
 
 
@@ -89,7 +93,7 @@ def test_a_language_column_is_ignored_too(reader, by_hand):
     pipeline = make_pipeline(columns, LatentGate(language_column="language"))
     frame = pd.DataFrame({"prompt": PROMPTS, "language": LANGUAGE})
     shots = pd.DataFrame({"prompt": SHOTS, "language": OF_SHOTS})
-    shared = SharedThreshold(pipeline, generate_kwargs=GREEDY).fit(frame, Y)
+    shared = SharedThreshold(pipeline, strength=1.0, generate_kwargs=GREEDY).fit(frame, Y)
     shared.partial_fit(shots, Y_SHOTS)
     by_hand.partial_fit(reader.transform(SHOTS), Y_SHOTS)
     scores = by_hand.harm_score(reader.transform(PROMPTS))

@@ -140,7 +140,8 @@ def test_other_strengths_are_errors(organism, sources, strength):
         steer(organism, strength=strength).fit(sources["prompt"], sources["harmful"])
 
 
-def test_select_layer_without_validation_prompts_generates_nothing_steered(organism, sources):
+def test_select_layer_without_validation_prompts(organism):
+    sources = organism.prompts.query("split == 'train' and tier == 'high'")
     table = steer(organism).select_layer(
         sources["prompt"], sources["harmful"], language=sources["language"], layers=[0, 3, 4]
     )

@@ -38,6 +38,7 @@ def test_select_strength_steers_everything(model, tokenizer, layer, position):
 
 
 def test_select_strength_counts_garbled_replies(wrapper):
+    wrapper.set_params(judge=Words("then"))
     table = wrapper.select_strength(
         PROMPTS[:4],
         language=["de", "en", "de", "en"],
@@ -134,7 +135,8 @@ def test_verdicts_that_are_none_are_named(model, tokenizer, verdicts, message, m
 def test_tables_name_the_judge(model, tokenizer):
     wrapper = make_wrapper(model, tokenizer, judge=Words())
     table = wrapper.select_layer(PROMPTS, Y, PROMPTS[20:], layers=[0])
-    assert table.attrs == {"judge": "Words"}
+    assert table.attrs == {"judge": "Words", "layer": 0}
     wrapper.fit(PROMPTS, Y, language=LANGUAGE).set_params(judge=None)
-    table = wrapper.select_strength(PROMPTS[:2], strengths=[0.0])
+    with pytest.warns(UserWarning, match="PhraseJudge found no refusal among 2 replies"):
+        table = wrapper.select_strength(PROMPTS[:2], strengths=[0.0])
     assert table.attrs == {"judge": "PhraseJudge"}

@@ -1,0 +1,101 @@
+"""Tables and the picture of real_model.py, from its CSV.
+
+    python benchmarks/real_model_tables.py [CSV] [--picture FILE]
+
+Without a CSV, the stored one of Qwen2.5-Coder-1.5B-Instruct is used. Rates are per cent, with 95 %
+intervals by a paired bootstrap over prompts; translations of a prompt are drawn together, and so
+are the verdicts under its ten draws of shots.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from skgate.evaluation import compare
+
+DATA = Path(__file__).with_name("data")
+ARMS = [
+    "unsteered",
+    "ours, 0 shots",
+    "ours, 1 shots",
+    "ours, 4 shots",
+    "ours, 16 shots",
+    "one threshold, of the sources",
+    "one threshold, of pooled shots",
+    "directional ablation",
+    "activation addition",
+    "random direction",
+    "target direction",
+]
+TARGETS = ["de", "ru", "ko", "th"]
+
+
+def load_results(path: Path) -> pd.DataFrame:
+    """Load the rows of PolyRefuse; arms without draws of shots are repeated for each draw."""
+    results = pd.read_csv(path, keep_default_na=False, na_values={"refused": [""]})
+    results["harmful"] = results["harmful"].astype(str) == "True"
+    draws = sorted(results["draw"].unique())
+    once = results.groupby("arm")["draw"].transform("nunique") == 1
+    repeated = [results[once].assign(draw=draw) for draw in draws]
+    return pd.concat([results[~once], *repeated], ignore_index=True)
+
+
+def as_compared(results: pd.DataFrame, arms: list[str], languages: list[str]) -> pd.DataFrame:
+    """Make what compare reads: a row per arm, prompt and draw, grouped by prompt."""
+    rows = results[results["arm"].isin(arms) & results["language"].isin(languages)]
+    return rows.assign(model=rows["arm"], id=rows["id"] + "#" + rows["draw"].astype(str))
+
+
+def tabulate(results: pd.DataFrame, reference: str, languages: list[str]) -> pd.DataFrame:
+    """Compare all arms with one of them: in each language, and on average over them."""
+    arms = [arm for arm in ARMS if arm in set(results["arm"])]
+    return compare(
+        as_compared(results, arms, languages), reference, resample_languages=False, random_state=0
+    )
+
+
+def show(table: pd.DataFrame, language: str) -> str:
+    """Format the rows of a language, in per cent."""
+    rows = table.xs(language, level="language") * 100
+    columns = {
+        name: [
+            f"{row[name]:.0f} ({row[f'{name}_low']:.0f} to {row[f'{name}_high']:.0f})"
+            for _, row in rows.iterrows()
+        ]
+        for name in ("harmful_refused", "harmless_refused", "selectivity", "difference")
+    }
+    return pd.DataFrame(columns, index=rows.index).to_string()
+
+
+def show_elsewhere(results: pd.DataFrame) -> str:
+    """Tabulate MultiJail's harmful prompts, and the harmless Swahili ones: flagged and refused."""
+    rows = results[results["data"] != "polyrefuse"]
+    rows = rows.assign(flagged=rows["flagged"].astype(str) == "True")
+    by = ["data", "language", "arm"]
+    return (rows.groupby(by, sort=False)[["flagged", "refused"]].mean() * 100).round(0).to_string()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("csv", type=Path, nargs="?", default=DATA / "qwen_refusals.csv")
+    args = parser.parse_args()
+    results = load_results(args.csv)
+    test = results[results["data"] == "polyrefuse"]
+    for reference in ("unsteered", "ours, 4 shots"):
+        table = tabulate(test, reference, TARGETS)
+        print(f"\nMean over {', '.join(TARGETS)}; difference from {reference!r}")
+        print(show(table, "all"))
+    languages = list(dict.fromkeys(test["language"]))
+    table = tabulate(test, "unsteered", languages)
+    for language in languages:
+        print(f"\n{language}; difference from 'unsteered'")
+        print(show(table, language))
+    print("\nOther prompts: share flagged by the gate, and share refused")
+    print(show_elsewhere(results))
+
+
+if __name__ == "__main__":
+    main()
