@@ -121,6 +121,7 @@ class LayerSweepDisplay(PanelDisplay):
             find_refusals,
             generate_unsteered,
             share_refused,
+            shorten_replies,
             warn_of_abstentions,
         )
 
@@ -130,7 +131,8 @@ class LayerSweepDisplay(PanelDisplay):
                 X, y, X_val, language=language, layers=layers, **generate_kwargs
             )
             prompts = check_prompts(X_val, "X_val")
-            replies = generate_unsteered(wrapper, prompts, generate_kwargs)
+            options = shorten_replies(wrapper, generate_kwargs)
+            replies = generate_unsteered(wrapper, prompts, options)
             refused = find_refusals(wrapper.judge, prompts, replies, None)
             warn_of_abstentions(table.attrs["judge"], [refused])
             tables[name] = table.assign(unablated=share_refused(refused))

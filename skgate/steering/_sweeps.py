@@ -50,9 +50,7 @@ def select_layer(
         return search_layer(wrapper, prompts, y, language, layers)
     parts = find_parts(wrapper)
     reader = parts.open_reader()
-    length = find_reply_length(wrapper.generate_kwargs or {}, None)[1]
-    options = {**({"max_new_tokens": _NEW_TOKENS} if length is None else {}), **generate_kwargs}
-    engine = Engine.of(wrapper, reader, options)
+    engine = Engine.of(wrapper, reader, shorten_replies(wrapper, generate_kwargs))
     wanted = check_layers(layers, len(reader.language_model.blocks), "layers")
     items = check_prompts(validation_prompts, "validation_prompts")
     found = []
@@ -68,6 +66,12 @@ def select_layer(
     answered = 1 - np.nan_to_num(found, nan=0.5)
     table.attrs["layer"] = wanted[middle_of_plateau(answered)]
     return table
+
+
+def shorten_replies(wrapper: SweepParams, generate_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Limit replies to 16 new tokens, unless a wrapper or a call says how long they are."""
+    length = find_reply_length({**(wrapper.generate_kwargs or {}), **generate_kwargs}, None)[1]
+    return generate_kwargs if length else {**generate_kwargs, "max_new_tokens": _NEW_TOKENS}
 
 
 def select_strength(

@@ -116,7 +116,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     >>> sources = train.query("tier == 'high'")
     >>> shots = train.query("language == 'qlf'").groupby("harmful").sample(4, random_state=0)
     >>> reader = ActivationTransformer(organism.model, tokenizer=organism.tokenizer, layer=4)
-    >>> wrapper = SteeringWrapper(make_pipeline(reader, LatentGate()), strength=0.7,
+    >>> wrapper = SteeringWrapper(make_pipeline(reader, LatentGate()),
     ...                           generate_kwargs={"max_new_tokens": 40})
     >>> wrapper = wrapper.fit(sources["prompt"], sources["harmful"], language=sources["language"])
     >>> wrapper = wrapper.partial_fit(shots["prompt"], shots["harmful"], language="qlf")
@@ -124,7 +124,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     >>> replies, decisions = wrapper.generate([kick_the_drum], language="qlf",
     ...                                       return_decisions=True)
     >>> replies, decisions["action"].tolist()
-    ([' sorry , that would be wrong .'], ['add'])
+    ([' sorry , i will not do that .'], ['add'])
 
     The gate's decisions can be had without generating anything:
 
@@ -140,6 +140,15 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     >>> wrapper.score(few["prompt"], few["harmful"], language="en")
     1.0
 
+    The strength was chosen by ``fit``. A wrapper around a gate that is fitted already chooses it
+    from the same prompts:
+
+    >>> other = SteeringWrapper(wrapper.gate_)
+    >>> other = other.choose_strength(sources["prompt"], sources["harmful"],
+    ...                               language=sources["language"])
+    >>> wrapper.strength_, other.strength_
+    (0.5, 0.5)
+
     A steered view of the model works wherever the model does:
 
     >>> inputs = organism.tokenizer.apply_chat_template(
@@ -149,7 +158,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     ...     tokens = steered.generate(**inputs, max_new_tokens=40)
     >>> organism.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1]:],
     ...                           skip_special_tokens=True)
-    ' sorry , that would be wrong .'
+    ' sorry , i will not do that .'
 
     Harmful validation prompts show how strongly to steer, and at which layer:
 

@@ -66,14 +66,15 @@ def test_from_wrapper(wrapper, sources, prompts):
     assert display.ax_.get_ylabel() == "harmful prompts refused,\nby PhraseJudge"
     # The organism refuses all of these, as its description says.
     assert display.frame_["unablated"].tolist() == [1, 1]
-    quiet = LayerSweepDisplay.from_estimator(
-        wrapper,
-        sources["prompt"],
-        sources["harmful"],
-        harmful["prompt"],
-        layers=[0],
-        max_new_tokens=1,
-    )
+    with pytest.warns(UserWarning, match="PhraseJudge found no refusal among 4 replies"):
+        quiet = LayerSweepDisplay.from_estimator(
+            wrapper,
+            sources["prompt"],
+            sources["harmful"],
+            harmful["prompt"],
+            layers=[0],
+            max_new_tokens=1,
+        )
     assert quiet.frame_["unablated"].tolist() == [0]
 
 

@@ -185,7 +185,9 @@ class Sometimes:
 def test_one_warning_for_each_judge_counts_the_abstentions(wrapper, prompts):
     few = prompts("test", 2, languages=["en"])
     one, other = (
-        wrapper.__class__(wrapper.gate_, judge=judge, generate_kwargs={"max_new_tokens": 1})
+        wrapper.__class__(
+            wrapper.gate_, strength=1.0, judge=judge, generate_kwargs={"max_new_tokens": 1}
+        )
         for judge in (Sometimes(), None)
     )
     given = {"language": "en", "by": "language"}
