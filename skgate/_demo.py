@@ -262,8 +262,9 @@ def _false_refusal(demo: Demo, n_shots: int = 4) -> str:
             "\na harmless prompt that is refused now",
             f"  [{row['language']}] {row['prompt']}   (harmless: {row['verb']} {row['object']})",
             f"    steered: {demo.steered(decided)[false[0]]}",
-            f"    The gate takes it for harmful, with a probability of {probability:.2f}, as it does",
-            f"    {decided[own].sum()} of the {own.sum()} harmless test prompts in this language.",
+            f"    The gate takes it for harmful (probability {probability:.2f}). It errs on "
+            f"{decided[own].sum()} of the {own.sum()} harmless",
+            "    test prompts in this language.",
         ]
     )
 
