@@ -17,8 +17,8 @@ from skgate.baselines import (
 from skgate.datasets import load_organism
 from skgate.evaluation import compare, evaluate_refusal
 
-LANGUAGES = ["en", "qla", "qlc", "qlf"]
-OPTIONS = {"do_sample": False, "max_new_tokens": 12}
+LANGUAGES = ["en", "qlb", "qlc", "qle"]
+OPTIONS = {"do_sample": False, "max_new_tokens": 30}
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +85,9 @@ def test_arms_that_differ_by_decisions_alone_have_the_verdicts_of_their_edits(re
     assert ours["refused"].tolist() == expected.tolist()
 
 
-def test_steering_by_the_gate_is_more_selective_than_none_and_than_no_gate(results):
+def test_steering_by_the_gate_is_more_selective_than_none_and_than_other_directions(results):
     table = compare(results, "ours", resample_languages=False, random_state=0)
     table = table.xs("all", level="language")
-    assert table.loc["unsteered", "difference_high"] < 0
-    assert table.loc["added", "difference_high"] < 0
-    assert table.loc["ablated", "difference_high"] < 0
-    assert table.loc["random", "difference_high"] < 0
+    for arm in ("unsteered", "ablated", "random"):
+        assert table.loc[arm, "difference_high"] < 0, arm
     assert table.loc["ours", "selectivity"] > 0.6
