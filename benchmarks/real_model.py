@@ -72,7 +72,7 @@ def prepare(model: str, folder: Path, layers: list[int]) -> SteeringWrapper:
 
 def draw_shots(n: int, seed: int) -> pd.DataFrame:
     """Draw n prompts per class in each language that is no source."""
-    shots = load_shots(200).query("language not in ['en', 'de']")
+    shots = load_shots(40).query("language not in ['en', 'de']")
     return shots.groupby(["language", "harmful"]).sample(n, random_state=seed)
 
 
@@ -80,7 +80,7 @@ def make_edits(wrapper: SteeringWrapper) -> dict[str, Any]:
     """Make a model for each edit of the residual stream."""
     gate, common = wrapper.gate_, {"generate_kwargs": OPTIONS, "batch_tokens": 8192}
     steered = {"strength": wrapper.strength_, **common}
-    shots = load_shots(200).groupby(["language", "harmful"]).sample(4, random_state=0)
+    shots = load_shots(40).groupby(["language", "harmful"]).sample(4, random_state=0)
     target = TargetDirection(wrapper.gate, **steered)
     target.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
     random, few = RandomDirection(gate, **steered), draw_shots(4, 0)
