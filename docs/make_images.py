@@ -45,7 +45,6 @@ def draw_all() -> Iterator[tuple[str, Any]]:
     )
     wrapper = SteeringWrapper(
         make_pipeline(reader, LatentGate()),
-        strength=organism.steering["strength"],
         generate_kwargs={"do_sample": False, "max_new_tokens": 40},
         batch_tokens=8192,
     )
