@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from skgate.steering._generation import (
     check_decoding,
     check_outputs,
     check_own_inputs,
+    decode_replies,
     find_option,
     find_reply_length,
     generate_batch,
@@ -109,6 +111,28 @@ class Engine:
     ) -> Replies:
         """Generate replies while a block's output is edited.
 
+        The parameters are those of :meth:`generate_tokens`.
+
+        Returns
+        -------
+        replies : list of str, or list of list of str with several return sequences
+            In the order of the prompts.
+        """
+        found = self.generate_tokens(prompts, layers, direction, route)
+        decode = partial(decode_replies, self.reader.language_model, options=self.options)
+        if len(found[0]) == 1:
+            return decode([sequences[0] for sequences in found])
+        return [decode(sequences) for sequences in found]
+
+    def generate_tokens(
+        self,
+        prompts: Sequence[Prompt],
+        layers: Sequence[int],
+        direction: npt.NDArray[np.float64],
+        route: RouteOfBatch,
+    ) -> list[list[list[int]]]:
+        """Generate the token ids of replies while a block's output is edited.
+
         The blocks are read at the reader's positions.
 
         Parameters
@@ -125,8 +149,9 @@ class Engine:
 
         Returns
         -------
-        replies : list of str, or list of list of str with several return sequences
-            In the order of the prompts.
+        replies : list of list of list of int
+            The return sequences of each prompt, in the order of the prompts. A sequence that has
+            ended has its end-of-sequence token.
 
         Raises
         ------
@@ -141,7 +166,7 @@ class Engine:
             raise
         check_token_ids(requests, language_model.embeddings, "prompts")
         self._check_lengths(requests)
-        replies: list[list[str]] = [[]] * len(requests)
+        replies: list[list[list[int]]] = [[]] * len(requests)
         with (
             tqdm(
                 total=len(requests), desc="replies", unit="prompt", disable=not self.verbose
@@ -159,14 +184,12 @@ class Engine:
                     offsets=_offsets([requests[i] for i in batch]),
                     mask=left_padded_mask([len(requests[i].ids) for i in batch]),
                 ):
-                    texts = generate_batch(
+                    sequences = generate_batch(
                         language_model, [requests[i].ids for i in batch], self._options_of(batch)
                     )
-                for i, found in zip(batch, texts, strict=True):
+                for i, found in zip(batch, sequences, strict=True):
                     replies[i] = found
                 progress.update(len(batch))
-        if len(replies[0]) == 1:
-            return [texts[0] for texts in replies]
         return replies
 
     def _check_lengths(self, requests: Sequence[Request]) -> None:

@@ -190,7 +190,7 @@ def generate_batch(
     language_model: LanguageModel,
     prompts: Sequence[npt.NDArray[np.int64]],
     options: Mapping[str, Any],
-) -> list[list[str]]:
+) -> list[list[list[int]]]:
     """Generate from one left-padded batch.
 
     Parameters
@@ -204,15 +204,14 @@ def generate_batch(
 
     Returns
     -------
-    replies : list of list of str
-        The return sequences of each prompt, without the prompt and special tokens.
+    replies : list of list of list of int
+        Token ids of the return sequences of each prompt, up to the one that ends them, if any.
     """
     model, tokenizer = language_model.model, language_model.tokenizer
     device = language_model.input_device
     attention_mask = left_padded_mask([len(ids) for ids in prompts])
     width = attention_mask.shape[1]
-    end = find_option("eos_token_id", options, model, tokenizer)
-    ends = {int(token) for token in np.atleast_1d(end)} if end is not None else set()
+    ends = _find_ends(language_model, options)
     pad = find_option("pad_token_id", options, model, tokenizer)
     if pad is None:
         pad = min(ends, default=0)
@@ -224,14 +223,44 @@ def generate_batch(
         attention_mask=attention_mask.to(device),
         **{"disable_compile": True, **options, "pad_token_id": pad},
     )
-    sequences = output[:, width:].tolist()
-    texts = tokenizer.batch_decode(
-        [_before_end(tokens, ends) for tokens in sequences], skip_special_tokens=True
+    replies = [_through_end(tokens, ends) for tokens in output[:, width:].tolist()]
+    n_sequences = len(replies) // len(prompts)
+    return [replies[i : i + n_sequences] for i in range(0, len(replies), n_sequences)]
+
+
+def decode_replies(
+    language_model: LanguageModel, replies: Sequence[list[int]], options: Mapping[str, Any]
+) -> list[str]:
+    """Turn the token ids of replies into text.
+
+    Parameters
+    ----------
+    language_model : LanguageModel
+        The model that wrote them.
+    replies : sequence of list of int
+        As :func:`generate_batch` returns them.
+    options : mapping
+        The arguments of ``model.generate``.
+
+    Returns
+    -------
+    texts : list of str
+        Without special tokens.
+    """
+    ends = _find_ends(language_model, options)
+    texts = language_model.tokenizer.batch_decode(
+        [tokens[:-1] if tokens and tokens[-1] in ends else tokens for tokens in replies],
+        skip_special_tokens=True,
     )
-    n_sequences = len(texts) // len(prompts)
-    return [list(texts[i : i + n_sequences]) for i in range(0, len(texts), n_sequences)]
+    return list(texts)
 
 
-def _before_end(tokens: list[int], ends: set[int]) -> list[int]:
-    """Cut a sequence at its first end-of-sequence token; only padding follows it."""
-    return tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))]
+def _find_ends(language_model: LanguageModel, options: Mapping[str, Any]) -> set[int]:
+    """Find the tokens that end a sequence."""
+    end = find_option("eos_token_id", options, language_model.model, language_model.tokenizer)
+    return set() if end is None else {int(token) for token in np.atleast_1d(end)}
+
+
+def _through_end(tokens: list[int], ends: set[int]) -> list[int]:
+    """Cut a sequence after its first end-of-sequence token; only padding follows it."""
+    return tokens[: next((i + 1 for i, one in enumerate(tokens) if one in ends), len(tokens))]

@@ -10,13 +10,11 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.base import clone
 
-from skgate._labels import plain_labels
 from skgate._provenance import list_places
 from skgate._validation import check_language, check_layers, check_prompts
-from skgate.metrics._checks import check_same_length
 from skgate.steering._own_refusals import find_own_refusals
 from skgate.steering._pipeline import find_parts, steered_part
-from skgate.steering._strength import measure_strengths
+from skgate.steering._strength import check_found, find_harmful, measure_strengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,27 +34,23 @@ def search_layer(
     """
     parts = find_parts(wrapper)
     reader = parts.open_reader()
-    wanted = check_layers(layers, len(reader.language_model.blocks), "layers")
+    wanted = sorted(check_layers(layers, len(reader.language_model.blocks), "layers"))
     items = check_prompts(prompts, "prompts")
-    labels = np.asarray(plain_labels(y))
-    check_same_length({"prompts": items, "y": labels})
     languages = None if language is None else check_language(language, len(items))
-    refusals, found = None, []
+    refusals, strengths, values = None, [], []
     for layer, gate in fit_each_layer(parts, wanted, prompts, y, language):
         if refusals is None:
-            harmful = labels == gate.harmful_label_
+            harmful = find_harmful(gate, items, y)
             refusals = find_own_refusals(wrapper, reader, items, harmful, languages)
-        places = list_places([layer], reader.positions)
-        curve = measure_strengths(refusals, layer, steered_part(gate, places), gate.projection_gap_)
-        found.append((curve.strengths[curve.best], curve.log_likelihoods[:, curve.best]))
+        direction = steered_part(gate, list_places([layer], reader.positions))
+        curve = measure_strengths(refusals, layer, direction, max(gate.projection_gap_, 0))
+        strengths.append(curve.strengths[curve.best])
+        values.append(curve.log_likelihoods[:, curve.best])
+    check_found(max(strengths) > 0, int(harmful.sum()))
     table = pd.DataFrame(
-        {
-            "layer": wanted,
-            "strength": [strength for strength, _ in found],
-            "log_likelihood": [values.mean() for _, values in found],
-        }
+        {"layer": wanted, "strength": strengths, "log_likelihood": np.mean(values, axis=1)}
     )
-    table.attrs["layer"] = wanted[middle_of_plateau(np.array([values for _, values in found]))]
+    table.attrs["layer"] = wanted[middle_of_plateau(np.array(values))]
     return table
 
 
@@ -97,7 +91,7 @@ def middle_of_plateau(values: Floats) -> int:
     Parameters
     ----------
     values : ndarray of shape (n_layers, n_prompts)
-        What each layer reaches on each prompt.
+        What each layer reaches on each prompt, in the order of the layers.
 
     Returns
     -------
@@ -106,7 +100,8 @@ def middle_of_plateau(values: Floats) -> int:
     """
     best = int(values.mean(axis=1).argmax())
     short = values[best] - values
-    error = short.std(axis=1) / np.sqrt(values.shape[1])
+    n_prompts = values.shape[1]
+    error = short.std(axis=1, ddof=1) / np.sqrt(n_prompts) if n_prompts > 1 else 0.0
     as_good = short.mean(axis=1) <= error
     first = last = best
     while first > 0 and as_good[first - 1]:

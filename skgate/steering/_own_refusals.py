@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from skgate._messages import PromptError
 from skgate.steering._engine import Engine
-from skgate.steering._generation import find_option
 from skgate.steering._reply_likelihood import ReplyLikelihood
 from skgate.steering._router import always
 
@@ -26,6 +26,9 @@ _N_LANGUAGES = 4
 _REPLY = 24  # tokens
 _OPENING = 3  # tokens
 _GREEDY = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
+# What the wrapper's generate_kwargs may say about a cache and special tokens. The rest, such as a
+# streamer or a least length, is meant for the user's own replies.
+_KEPT = ("use_cache", "cache_implementation", "eos_token_id", "pad_token_id")
 
 Reply = tuple[int, ...]
 Floats = npt.NDArray[np.float64]
@@ -41,13 +44,14 @@ class OwnRefusal:
         The language; None if it is not known.
     reply : tuple of int
         The refusal's token ids.
-    prompts : list of ReplyLikelihood
-        Harmful prompts and as many harmless ones.
+    harmful, harmless : list of ReplyLikelihood
+        Prompts that it was not the reply to, unless there are no others.
     """
 
     language: str | None
     reply: Reply
-    prompts: list[ReplyLikelihood]
+    harmful: list[ReplyLikelihood]
+    harmless: list[ReplyLikelihood]
 
     def measure(self, layer: int, direction: Floats, amounts: Sequence[float]) -> Floats:
         """Compute the refusal's mean log-likelihood, in nats per token.
@@ -64,14 +68,13 @@ class OwnRefusal:
         Returns
         -------
         log_likelihoods : ndarray of shape (n_prompts, n_amounts)
-            One row per prompt.
+            One row per prompt, harmful ones first. Minus infinity where the model overflows.
         """
-        return np.array(
-            [
-                prompt.mean_log_likelihoods(self.reply, layer, direction, amounts)
-                for prompt in self.prompts
-            ]
-        )
+        found = [
+            prompt.mean_log_likelihoods(self.reply, layer, direction, amounts)
+            for prompt in (*self.harmful, *self.harmless)
+        ]
+        return np.nan_to_num(np.array(found), nan=-np.inf, neginf=-np.inf)
 
 
 @dataclass(frozen=True)
@@ -84,21 +87,19 @@ class OwnRefusals:
         One for each language in which there is one.
     n_prompts : int
         Number of prompts that the model replied to.
-    n_tokens_before : int
-        Number of tokens that this took.
-    scorers : list of ReplyLikelihood
-        All prompts.
+    n_tokens_to_find : int
+        Number of tokens that the model ran to find them.
     """
 
     found: list[OwnRefusal]
     n_prompts: int
-    n_tokens_before: int
-    scorers: list[ReplyLikelihood]
+    n_tokens_to_find: int
 
     @property
     def n_tokens(self) -> int:
-        """Number of tokens that the model has run so far."""
-        return self.n_tokens_before + sum(one.n_tokens for one in self.scorers)
+        """Number of tokens that the model has run so far, to find and to measure them."""
+        measured = [p for one in self.found for p in (*one.harmful, *one.harmless)]
+        return self.n_tokens_to_find + sum(prompt.n_tokens for prompt in measured)
 
 
 def find_own_refusals(
@@ -133,29 +134,35 @@ def find_own_refusals(
         The refusals, each with prompts to measure it on.
     """
     groups = _draw(len(prompts), harmful, languages)
-    ids: dict[int, npt.NDArray[np.int64]] = {}
     replies: dict[int, Reply] = {}
+    scorers: dict[int, ReplyLikelihood] = {}
+    n_tokens = 0
     for kind, length in ((0, _REPLY), (1, _OPENING)):
         rows = [i for group in groups.values() for i in group[kind]]
         some = [prompts[i] for i in rows]
-        ids |= {i: one.ids for i, one in zip(rows, reader.encode(some), strict=True)}
-        replies |= zip(rows, _generate(params, reader, some, length), strict=True)
-    n_tokens = sum([len(ids[i]) + len(reply) for i, reply in replies.items()])
-    scorers = {i: ReplyLikelihood(reader.language_model, one) for i, one in ids.items()}
+        try:
+            found = _generate(params, reader, some, length)
+        except PromptError as error:
+            error.row, error.name = rows[error.row], "X"
+            raise
+        for i, request, reply in zip(rows, reader.encode(some), found, strict=True):
+            replies[i], scorers[i] = reply, ReplyLikelihood(reader.language_model, request.ids)
+            n_tokens += len(request.ids) + len(reply)
     n_each = max(1, _N_MEASURED // len(groups))
-    found = []
+    refusals = []
     for language, (of_harmful, of_harmless) in groups.items():
-        reply = _pick(
+        refusal = _pick(
             [replies[i] for i in of_harmful],
             [replies[i] for i in of_harmless],
             [scorers[i] for i in of_harmful],
         )
-        if reply:
-            others = [i for i in of_harmful if replies[i] != reply] or of_harmful
+        if refusal:
+            others = [i for i in of_harmful if replies[i] != refusal] or of_harmful
             n = min(n_each, len(others), len(of_harmless))
-            measured = [*others[:n], *of_harmless[:n]]
-            found.append(OwnRefusal(language, reply, [scorers[i] for i in measured]))
-    return OwnRefusals(found, len(ids), n_tokens, list(scorers.values()))
+            pair = [[scorers.pop(i) for i in rows[:n]] for rows in (others, of_harmless)]
+            refusals.append(OwnRefusal(language, refusal, *pair))
+    n_tokens += sum(one.n_tokens for one in scorers.values())  # (measured no further)
+    return OwnRefusals(refusals, len(replies), n_tokens)
 
 
 def _draw(
@@ -184,14 +191,12 @@ def _generate(
     params: EngineParams, reader: PromptReader, prompts: Sequence[Prompt], length: int
 ) -> list[Reply]:
     """Generate the unsteered replies, as token ids with the end of sequence."""
-    model, tokenizer = reader.language_model.model, reader.language_model.tokenizer
-    options = {**_GREEDY, "max_new_tokens": length}
+    given = params.generate_kwargs or {}
+    options = {**_GREEDY, "max_new_tokens": length, **{n: given[n] for n in _KEPT if n in given}}
+    engine = Engine(reader, options, params.batch_tokens, params.verbose)
     no_direction = np.zeros(reader.language_model.hidden_size)
-    texts = Engine.of(params, reader, options).generate(prompts, [0], no_direction, always())
-    end = find_option("eos_token_id", params.generate_kwargs or {}, model, tokenizer)
-    ends = [] if end is None else np.atleast_1d(end).tolist()[:1]
-    replies = [tokenizer.encode(str(text), add_special_tokens=False) for text in texts]
-    return [tuple(reply + ends * (len(reply) < length)) for reply in replies]
+    found = engine.generate_tokens(prompts, [0], no_direction, always())
+    return [tuple(sequences[0]) for sequences in found]
 
 
 def _pick(
@@ -200,7 +205,7 @@ def _pick(
     """Pick a refusal among the replies to harmful prompts; None if no opening is peculiar."""
     elsewhere = Counter(reply[:_OPENING] for reply in of_harmless)
     excess = {
-        opening: n / len(of_harmful) - elsewhere[opening] / len(of_harmless)
+        opening: n * len(of_harmless) - elsewhere[opening] * len(of_harmful)  # (as whole numbers)
         for opening, n in Counter(reply[:_OPENING] for reply in of_harmful).items()
     }
     best = max(excess.values())

@@ -80,7 +80,7 @@ class ReplyLikelihood:
         logits = self._logits(reply, layer, shifts, self._prefix)
         chosen = torch.as_tensor(reply, device=logits.device).expand(len(amounts), -1)
         found = logits.log_softmax(-1).gather(-1, chosen[..., None])[..., 0]
-        return found.mean(1).double().cpu().numpy()
+        return found.mean(1).cpu().double().numpy()
 
     def _logits(
         self, reply: Sequence[int], layer: int, shifts: torch.Tensor, prefix: Prefix | None

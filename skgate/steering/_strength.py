@@ -9,18 +9,26 @@ import numpy.typing as npt
 import pandas as pd
 
 from skgate._labels import plain_labels
+from skgate.gate._input import check_labels
 from skgate.metrics._checks import check_same_length
 from skgate.steering._own_refusals import find_own_refusals
 from skgate.steering._pipeline import find_fitted_parts
 from skgate.steering._router import projection_unit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from skgate._messages import Prompt
+    from skgate.gate._latent_gate import LatentGate
     from skgate.steering._own_refusals import OwnRefusals
     from skgate.steering._pipeline import SweepParams
 
-_COARSE, _FINE, _GREATEST = 0.5, 0.25, 16.0
+_COARSE, _FINE = 0.5, 0.25
+_GREATEST_IN_VAIN, _GREATEST = 4.0, 16.0
+_ONE_SIDED = 1.645  # the 95 % quantile of the normal distribution
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 class StrengthCurve(NamedTuple):
@@ -32,13 +40,34 @@ class StrengthCurve(NamedTuple):
         The strengths, in ascending order from 0.
     languages : ndarray of str or None of shape (n_prompts,)
         The language of each prompt.
+    harmful : ndarray of bool of shape (n_prompts,)
+        Whether each prompt is harmful.
     log_likelihoods : ndarray of shape (n_prompts, n_strengths)
         In nats per token.
     """
 
     strengths: list[float]
     languages: npt.NDArray[np.object_]
+    harmful: Bools
     log_likelihoods: Floats
+
+    @property
+    def are_refusals(self) -> bool:
+        """Whether the replies are likelier for harmful prompts than for harmless ones, unsteered.
+
+        A one-sided test at the level of 5 %, by the variance within language and class, of the
+        mean difference over the languages. If it fails, they may be any replies.
+        """
+        unsteered = pd.Series(self.log_likelihoods[:, 0])
+        cells = unsteered.groupby([pd.Series(self.languages), self.harmful], dropna=False)
+        means, sizes = cells.mean().unstack(), cells.size()
+        differences = means[True] - means[False]
+        n_free = len(unsteered) - len(sizes)
+        if not n_free:
+            return bool(differences.mean() > 0)
+        variance = float(((unsteered - cells.transform("mean")) ** 2).sum()) / n_free
+        error = np.sqrt(variance * (1 / sizes).sum()) / len(differences)
+        return bool(differences.mean() > _ONE_SIDED * error)
 
     @property
     def best(self) -> int:
@@ -67,19 +96,12 @@ def search_strength(wrapper: SweepParams, X: Any, y: Any, language: Any) -> pd.D
     """
     parts = find_fitted_parts(wrapper)
     prompts, languages = parts.split(X, language)
-    labels = np.asarray(plain_labels(y))
-    check_same_length({"X": prompts, "y": labels})
+    harmful = find_harmful(parts.gate, prompts, y)
     reader = parts.open_reader()
     direction, unit = parts.check_gate(reader), projection_unit(parts.gate)
-    harmful = labels == parts.gate.harmful_label_
     refusals = find_own_refusals(wrapper, reader, prompts, harmful, languages)
     curve = measure_strengths(refusals, max(reader.layers), direction, unit)
-    if not curve.best:
-        raise ValueError(
-            f"Got strength='auto' and a model among whose replies to {harmful.sum()} harmful "
-            "prompts no refusal was found that steering makes likelier, expected a model that "
-            "refuses some of the harmful source prompts. Pass the strength as a number."
-        )
+    check_found(curve.best > 0, int(harmful.sum()))
     table = pd.DataFrame(
         {
             "language": np.repeat(curve.languages, len(curve.strengths)),
@@ -93,6 +115,24 @@ def search_strength(wrapper: SweepParams, X: Any, y: Any, language: Any) -> pd.D
     table.attrs["n_prompts"] = refusals.n_prompts
     table.attrs["n_tokens"] = refusals.n_tokens
     return table
+
+
+def find_harmful(gate: LatentGate, prompts: Sequence[Prompt], y: Any) -> Bools:
+    """Find which prompts are harmful, by labels that the fitted gate knows."""
+    labels = np.asarray(plain_labels(y))
+    check_same_length({"X": prompts, "y": labels})
+    check_labels(labels, gate.classes_, "y")
+    return labels == gate.harmful_label_
+
+
+def check_found(found: bool, n_harmful: int) -> None:
+    """Raise a ValueError unless refusals were found that steering makes likelier."""
+    if not found:
+        raise ValueError(
+            f"Got a model among whose replies to some of {n_harmful} harmful prompts no refusal "
+            "was found that steering makes likelier, expected a model that refuses some of the "
+            "harmful source prompts. Pass strength as a number."
+        )
 
 
 def measure_strengths(
@@ -114,26 +154,34 @@ def measure_strengths(
     Returns
     -------
     curve : StrengthCurve
-        The likelihoods; without any refusals, of one strength, 0, and no prompt.
+        The likelihoods. If there are no refusals, or what was found may be other replies, it has
+        only the strength 0.
     """
-    names = [one.language for one in refusals.found for _ in one.prompts]
-    languages = np.array(names, dtype=object)
-
-    def measure(strengths: list[float]) -> StrengthCurve:
-        amounts = [strength * unit for strength in strengths]
-        found = [one.measure(layer, direction, amounts) for one in refusals.found]
-        return StrengthCurve(strengths, languages, np.vstack(found))
+    cells = [
+        (one.language, label, len(prompts))
+        for one in refusals.found
+        for label, prompts in ((True, one.harmful), (False, one.harmless))
+    ]
+    languages = np.array([name for name, _, n in cells for _ in range(n)], dtype=object)
+    harmful = np.array([label for _, label, n in cells for _ in range(n)], dtype=bool)
 
     def extend(curve: StrengthCurve, strengths: list[float]) -> StrengthCurve:
+        amounts = [strength * unit for strength in strengths]
+        found = np.vstack([one.measure(layer, direction, amounts) for one in refusals.found])
         tried = np.array(curve.strengths + strengths)
-        found = np.hstack([curve.log_likelihoods, measure(strengths).log_likelihoods])
         order = tried.argsort()
-        return StrengthCurve(tried[order].tolist(), languages, found[:, order])
+        found = np.hstack([curve.log_likelihoods, found])[:, order]
+        return curve._replace(strengths=tried[order].tolist(), log_likelihoods=found)
 
+    curve = StrengthCurve([], languages, harmful, np.empty((len(languages), 0)))
     if not refusals.found:
-        return StrengthCurve([0.0], languages, np.empty((0, 1)))
-    curve = measure([i * _COARSE for i in range(4)])
-    while curve.best > len(curve.strengths) - 3 and curve.strengths[-1] < _GREATEST:
+        return curve._replace(strengths=[0.0], log_likelihoods=np.empty((0, 1)))
+    curve = extend(curve, [i * _COARSE for i in range(4)])
+    if not curve.are_refusals:
+        return curve._replace(strengths=[0.0], log_likelihoods=curve.log_likelihoods[:, :1])
+    while curve.strengths[-1] < (_GREATEST if curve.best else _GREATEST_IN_VAIN) and (
+        not curve.best or curve.best > len(curve.strengths) - 3
+    ):
         curve = extend(curve, [curve.strengths[-1] + _COARSE])
     best = curve.strengths[curve.best]
     return extend(curve, [best - _FINE, best + _FINE]) if best else curve

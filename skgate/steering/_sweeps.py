@@ -47,11 +47,16 @@ def select_layer(
     """
     _validate(wrapper)
     if validation_prompts is None:
+        if generate_kwargs:
+            raise TypeError(
+                f"Got {sorted(generate_kwargs)} without validation_prompts, expected none of them: "
+                "nothing is generated while steering."
+            )
         return search_layer(wrapper, prompts, y, language, layers)
     parts = find_parts(wrapper)
     reader = parts.open_reader()
     engine = Engine.of(wrapper, reader, shorten_replies(wrapper, generate_kwargs))
-    wanted = check_layers(layers, len(reader.language_model.blocks), "layers")
+    wanted = sorted(check_layers(layers, len(reader.language_model.blocks), "layers"))
     items = check_prompts(validation_prompts, "validation_prompts")
     found = []
     for layer, gate in fit_each_layer(parts, wanted, prompts, y, language):

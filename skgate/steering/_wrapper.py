@@ -243,6 +243,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         self : SteeringWrapper
             The fitted wrapper.
         """
+        self._forget_strength()  # that of another gate
         pipeline = clone(assemble(self))
         SteeringParts.from_pipeline(pipeline)
         frozen = isinstance(pipeline, FrozenEstimator) or isinstance(
@@ -277,26 +278,37 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If no reply to a harmful prompt becomes likelier by steering, so none is known to be a
-            refusal, as with a model that never refuses. Also if a class is missing.
+            If no refusal is found that steering makes likelier, as with a model that never refuses.
+            Also if ``strength`` is a number, or a class is missing.
 
         Notes
         -----
-        The unsteered model replies to 16 harmful and 16 harmless prompts, drawn evenly from up to
-        four languages. In each language, one of its replies to harmful prompts is taken for a
-        refusal: one whose opening (three tokens) is common among these replies and rare among those
-        to harmless prompts. If several are equally so, it is the one that the model is likeliest to
-        give to the other harmful prompts. The strength is then the one that maximises ::
+        The unsteered model replies to up to 16 harmful and 16 harmless prompts, drawn evenly from
+        the four most frequent languages. In each, one of its replies to harmful prompts is taken
+        for a refusal: one whose opening (three tokens) is common among these replies and rare among
+        those to harmless prompts. If several are equally so, it is the one that the model is
+        likeliest to give to the other harmful prompts. These replies must be likelier for harmful
+        prompts than for harmless ones (a one-sided test at the level of 5 %). Otherwise they may be
+        no refusals, which is an error. Pass the languages if there are several: a refusal in one
+        language says little about prompts in another.
+
+        The strength is the one that maximises ::
 
             mean over prompts x and tokens t of log p(r_t | x, r_1 ... r_(t-1); steered by it)
 
-        where ``r`` is the whole refusal in the language of ``x``, of up to 24 tokens, and eight
-        harmful and eight harmless prompts are all steered as harmful. Too little steering leaves
-        the refusal unlikely for harmless prompts. Too much makes it open well and fall apart, first
-        for harmful prompts. Strengths are tried in steps of 0.5 and then of 0.25 around the best.
-        Keys and values of the prompts are computed once.
+        where ``r`` is the whole refusal in the language of ``x``, of up to 24 tokens, and up to
+        eight harmful and eight harmless prompts are all steered as harmful. Languages count alike;
+        those whose refusal no strength makes likelier are left out. Too little steering leaves the
+        refusal unlikely for harmless prompts. Too much makes it open well and fall apart, first for
+        harmful prompts. Strengths are tried in steps of 0.5, and of 0.25 around the best of these.
+        Keys and values of the prompts are computed once. Of ``generate_kwargs``, only what says how
+        tokens are cached, padded and ended is used.
         """
         self._validate_params()
+        if self.strength != "auto":
+            raise ValueError(
+                f"Got strength={self.strength!r}, expected 'auto': a number is not replaced."
+            )
         self.strength_search_ = search_strength(self, X, y, language)
         self.strength_ = self.strength_search_.attrs["strength"]
         return self
@@ -680,6 +692,10 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     def classes_(self) -> Rows:
         """The gate's labels, sorted."""
         return find_fitted_parts(self).gate.classes_
+
+    def _forget_strength(self) -> None:
+        for name in ("strength_", "strength_search_"):
+            self.__dict__.pop(name, None)
 
     def _needs_strength(self) -> bool:
         return self.strength == "auto" and "add" in (self.on_harmful, self.on_harmless)

@@ -123,10 +123,15 @@ def test_a_wrapper_that_adds_nothing_needs_no_strength(wrapper, model, tokenizer
 
 def test_a_model_that_never_refuses_is_an_error(organism, sources):
     wrapper = steer(organism, strength=1.0).fit(sources["prompt"], sources["harmful"])
-    same = np.repeat(sources.query("not harmful")["prompt"].iloc[0], 8)
+    harmless = sources.query("not harmful")  # the model answers them, whatever their label
     wrapper.set_params(strength="auto")
+    y = np.arange(len(harmless)) % 2
     with pytest.raises(ValueError, match="no refusal was found that steering makes likelier"):
-        wrapper.choose_strength(same, np.arange(8) % 2)
+        wrapper.choose_strength(harmless["prompt"], y == 1, language=harmless["language"])
+    assert not hasattr(wrapper, "strength_")
+    other = steer(organism).set_params(gate__activationtransformer__layer=4)
+    with pytest.raises(ValueError, match="no refusal was found that steering makes likelier"):
+        other.select_layer(harmless["prompt"], y, language=harmless["language"], layers=[3, 4])
 
 
 def test_one_class_alone_is_an_error(chosen, sources):
@@ -161,3 +166,31 @@ def test_the_layer_is_in_the_middle_of_those_that_are_as_good():
 def test_score_warns_if_nothing_is_refused(wrapper):
     with pytest.warns(UserWarning, match="PhraseJudge found no refusal among 4 replies"):
         assert wrapper.score(PROMPTS[:2] + PROMPTS[-2:], [0, 0, 1, 1]) == 0
+
+
+def test_a_number_is_not_replaced(organism, sources):
+    wrapper = steer(organism).fit(sources["prompt"], sources["harmful"])
+    wrapper.set_params(strength=1.0)
+    with pytest.raises(ValueError, match=r"Got strength=1.0, expected 'auto'"):
+        wrapper.choose_strength(sources["prompt"], sources["harmful"])
+    assert not hasattr(wrapper.fit(sources["prompt"], sources["harmful"]), "strength_")
+
+
+def test_labels_are_those_of_the_gate(chosen, sources):
+    with pytest.raises(ValueError, match=r"Got \['bad', 'good'\] in y, expected labels out of"):
+        chosen.choose_strength(sources["prompt"], np.where(sources["harmful"], "bad", "good"))
+
+
+def test_what_is_meant_for_replies_does_not_change_the_choice(organism, sources, chosen):
+    from transformers import TextStreamer
+
+    options = {"min_new_tokens": 30, "max_length": 60, "num_return_sequences": 3}
+    options["streamer"] = TextStreamer(organism.tokenizer)
+    wrapper = steer(organism, generate_kwargs=options)
+    wrapper.fit(sources["prompt"], sources["harmful"], language=sources["language"])
+    assert wrapper.strength_ == chosen.strength_
+
+
+def test_select_layer_takes_options_of_generate_only_if_it_generates(organism, sources):
+    with pytest.raises(TypeError, match=r"Got \['layer'\] without validation_prompts"):
+        steer(organism).select_layer(sources["prompt"], sources["harmful"], layer=[3, 4])
