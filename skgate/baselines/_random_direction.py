@@ -54,9 +54,10 @@ class RandomDirection(SteeringWrapper):
         harmful:   h <- h + strength * projection_gap_ * u   at the final prompt token and after
         harmless:  h <- h - (h . u) u                        at every token
 
-    The added vectors have the same norm as along the harm direction. The removed ones are
-    shorter, because activations have less of a random direction in them. The gate itself reads
-    and decides as ever. Random directions are the control of [1]_.
+    The added vectors have the same norm as along the harm direction. With ``strength="auto"``, the
+    strength is chosen along the harm direction, so that both move the model by the same amount. The
+    removed vectors are shorter, because activations have less of a random direction in them. The
+    gate itself reads and decides as ever. Random directions are the control of [1]_.
 
     References
     ----------

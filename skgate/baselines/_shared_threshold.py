@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from skgate._base import set_module
@@ -95,8 +94,11 @@ class SharedThreshold(SteeringWrapper):
         gate, rows = _share(find_fitted_parts(self), X, language)
         return gate, rows, None
 
+    def _deciding_gate(self, parts: SteeringParts) -> LatentGate:
+        return _shared(parts.gate)
+
     def _router(self, parts: SteeringParts, languages: Rows | None, n_prompts: int) -> Router:
-        router = super()._router(replace(parts, gate=_shared(parts.gate)), None, n_prompts)
+        router = super()._router(parts, None, n_prompts)
         router.begin(languages, n_prompts)  # to report them: none of them has its own threshold
         return router
 

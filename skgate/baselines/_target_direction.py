@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,13 +14,15 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from skgate._base import SharedModelMixin, _fit_context, set_module
+from skgate._base import Interval, SharedModelMixin, _fit_context, set_module
 from skgate._docstrings import fill_docstring
 from skgate._frames import find_index, to_plain
 from skgate.gate._input import check_labels
 from skgate.metrics._checks import check_same_length, one_per_row
+from skgate.model._fingerprint import digest
 from skgate.steering import SteeringWrapper
 from skgate.steering._pipeline import SteeringParts, assemble, find_fitted_parts
+from skgate.steering._router import gate_version
 from skgate.steering._sweeps import find_selectivity
 
 if TYPE_CHECKING:
@@ -124,7 +127,8 @@ class TargetDirection(SharedModelMixin, ClassifierMixin, BaseEstimator):
     rows_: dict[str, tuple[Any, Rows]]
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **SteeringWrapper._parameter_constraints  # noqa: SLF001  (scikit-learn's convention)
+        **SteeringWrapper._parameter_constraints,  # noqa: SLF001  (scikit-learn's convention)
+        "strength": [Interval(Real, 0, None, closed="left")],
     }
 
     _shared_params: ClassVar = ("model", "tokenizer", "judge")
@@ -307,13 +311,14 @@ class TargetDirection(SharedModelMixin, ClassifierMixin, BaseEstimator):
             In the order of the prompts, without special tokens.
         decisions : DataFrame of length n_prompts
             Only with ``return_decisions=True``, as :meth:`skgate.SteeringWrapper.generate` returns
-            it. The ``gate_version`` is that of the language's gate.
+            it. The ``gate_version`` is one for all languages: a hash of the versions of all gates.
 
         Raises
         ------
         ValueError
             If a language has no gate, or as :meth:`skgate.SteeringWrapper.generate` does.
         """
+        self._validate_params()
         groups = self._split(prompts, language)
         n_prompts = sum(len(group.rows) for group in groups)
         replies: list[Any] = [None] * n_prompts
@@ -328,7 +333,7 @@ class TargetDirection(SharedModelMixin, ClassifierMixin, BaseEstimator):
             tables.append(table.set_axis(group.rows))
         if not return_decisions:
             return replies
-        decisions = pd.concat(tables).sort_index()
+        decisions = pd.concat(tables).sort_index().assign(gate_version=self._version())
         index = find_index(prompts)
         return replies, decisions.set_axis(pd.RangeIndex(n_prompts) if index is None else index)
 
@@ -374,6 +379,14 @@ class TargetDirection(SharedModelMixin, ClassifierMixin, BaseEstimator):
         """Return the wrapper of a language, with the parameters as they are now."""
         passed = {param: getattr(self, param) for param in _PASSED}
         return copy(self.wrappers_[name]).set_params(**passed)
+
+    def _version(self) -> str:
+        """Hash the versions of the gates of all languages into 12 hexadecimal digits."""
+        gates = {
+            name: gate_version(find_fitted_parts(self.wrappers_[name]).gate)
+            for name in self.languages_
+        }
+        return digest(gates)[:12]
 
     def _learn(
         self,

@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = {"judge", "verbose"}  # on what is generated
 
 
 def describe_model(model: Any) -> dict[str, str]:
-    """Describe a model by its class, its parameters and its ``strength_``.
+    """Describe a model by its class, its parameters and the strength that it chose.
 
     Parameters
     ----------
@@ -30,11 +30,12 @@ def describe_model(model: Any) -> dict[str, str]:
     Returns
     -------
     description : dict of str to str
-        A text for each name. A live object is described by its class.
+        A text for each name. A live object is described by its class. ``strength_`` is there only
+        with ``strength="auto"``: a number takes its place.
     """
     params = model.get_params(deep=True) if hasattr(model, "get_params") else {}
     found = {name: value for name, value in params.items() if not _is_without_effect(name)}
-    if hasattr(model, "strength_"):
+    if hasattr(model, "strength_") and getattr(model, "strength", None) == "auto":
         found["strength_"] = model.strength_
     return {"class": type(model).__name__, **describe(found)}
 
@@ -58,7 +59,8 @@ def find_gate_version(model: Any) -> str | None:
     if not isinstance(model, SteeringWrapper):
         return None
     try:
-        return gate_version(find_fitted_parts(model).gate)
+        gate = model._deciding_gate(find_fitted_parts(model))  # noqa: SLF001  (a baseline has another)
+        return gate_version(gate)
     except NotFittedError:  # generate raises it, with its own message
         return None
 

@@ -132,7 +132,7 @@ def evaluate_refusal(
 
     - the text or language of a prompt of the file, or a prompt that is missing;
     - ``generate_kwargs``, ``batch_size``, ``texts`` and the judge's class;
-    - a model's class, parameters, ``strength_`` and gate version.
+    - a model's class, parameters, ``strength_`` with ``strength="auto"``, and gate version.
 
     Parameters of the judge are not compared. Neither are live objects, such as a model that was
     passed to an estimator: of these, only the class is. The gate version of objects other than a

@@ -45,7 +45,8 @@ def reply_drift(
     verbose : bool, default=True
         Whether to show a progress bar with the time left.
     **generate_kwargs : dict
-        Further arguments of ``generate``, such as ``max_new_tokens``. Decoding is greedy.
+        Further arguments of ``generate``, such as ``max_new_tokens``. Decoding is greedy. A
+        ``logits_processor`` changes the distributions of both models before they are compared.
 
     Returns
     -------
@@ -131,13 +132,15 @@ def _record(
     steps: list[torch.Tensor] = []
 
     def record(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        steps.append(scores[0].double().log_softmax(-1).cpu())
+        steps.append(scores[0].cpu().double().log_softmax(-1))  # (MPS has no float64)
         if reply is None:
             return scores
         token = reply[min(len(steps), len(reply)) - 1]
         return torch.full_like(scores, -torch.inf).index_fill(1, token[None].to(scores.device), 0)
 
-    options = {**generate_kwargs, **_GREEDY, "logits_processor": [record]}
+    given = {**(getattr(model, "generate_kwargs", None) or {}), **generate_kwargs}
+    processors = [*(given.get("logits_processor") or []), record]
+    options = {**generate_kwargs, **_GREEDY, "logits_processor": processors}
     if reply is not None:
         options["max_new_tokens"] = len(reply)
     model.generate(

@@ -728,9 +728,13 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
             )
         return self.strength_
 
+    def _deciding_gate(self, parts: SteeringParts) -> LatentGate:
+        """Return the gate that decides when the wrapper generates."""
+        return parts.gate
+
     def _router(self, parts: SteeringParts, languages: Rows | None, n_prompts: int) -> Router:
-        strength = self._find_strength()
-        return Router(parts.gate, strength, self.on_harmful, self.on_harmless, languages, n_prompts)
+        gate, strength = self._deciding_gate(parts), self._find_strength()
+        return Router(gate, strength, self.on_harmful, self.on_harmless, languages, n_prompts)
 
     def __sklearn_is_fitted__(self) -> bool:
         try:

@@ -71,11 +71,21 @@ def test_replies_and_decisions_keep_the_order_and_the_index(target):
         )
         found, row = wrapper.generate([MIXED[i]], name, return_decisions=True)
         assert (found, row["action"].tolist()) == ([replies[i]], [decisions["action"].iloc[i]])
-        assert row["gate_version"].item() == decisions["gate_version"].iloc[i]
-    assert decisions["gate_version"].nunique() == 3
     observed = target.set_params(on_harmful=None, on_harmless=None)
     _, decisions = observed.generate(prompts, languages, return_decisions=True)
     assert set(decisions["action"]) == {"none"}
+
+
+def test_the_version_is_one_for_all_languages(target):
+    def version(language):
+        _, decisions = target.generate(PROMPTS[:3], language, return_decisions=True)
+        (found,) = decisions["gate_version"].unique()
+        return found
+
+    before = version("de")
+    assert version(["sw", "de", "en"]) == before
+    target.partial_fit(PROMPTS[20:22], Y[20:22], language="sw")
+    assert version("de") != before
 
 
 def test_callbacks_get_a_prompts_place_in_the_call(target):
@@ -150,5 +160,9 @@ def test_errors(target):
     frozen = TargetDirection(FrozenEstimator(target.wrappers_["sw"].gate_))
     with pytest.raises(ValueError, match="Got a FrozenEstimator as gate"):
         frozen.fit(PROMPTS, Y, language=LANGUAGE)
-    with pytest.raises(ValueError, match="'strength' parameter of TargetDirection"):
-        target.set_params(strength=-1.0).fit(PROMPTS, Y, language=LANGUAGE)
+    for strength in (-1.0, "auto"):
+        target.set_params(strength=strength)
+        with pytest.raises(ValueError, match="'strength' parameter of TargetDirection"):
+            target.fit(PROMPTS, Y, language=LANGUAGE)
+        with pytest.raises(ValueError, match="'strength' parameter of TargetDirection"):
+            target.generate(MIXED, "sw")

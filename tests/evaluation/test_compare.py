@@ -175,6 +175,17 @@ def test_a_language_with_one_class_has_no_selectivity():
     assert table.loc["b"].loc["all"].notna().all()
 
 
+def test_differences_are_averaged_over_the_languages_of_both_models():
+    """Model b is like a, but all its replies to harmful prompts of yo are abstentions."""
+    results = make_results(np.random.default_rng(10), models=("a",))
+    other = results.assign(model="b")
+    other.loc[other["harmful"] & (other["language"] == "yo"), "refused"] = np.nan
+    table = compare(pd.concat([results, other]), "a", n_resamples=50, random_state=0)
+    assert table.loc[("a", "all"), "selectivity"] != table.loc[("b", "all"), "selectivity"]
+    assert (table.loc[("b", "all")].filter(like="difference") == 0).all()
+    assert table.loc[("b", "yo")].filter(like="difference").isna().all()
+
+
 def test_languages_may_be_unknown():
     results = make_results(np.random.default_rng(7), languages=("en",))
     table = compare(results.assign(language=None), "a", random_state=0)

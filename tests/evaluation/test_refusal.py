@@ -11,6 +11,7 @@ from evaluated import Judge, Model, make_models, make_prompts
 from sklearn.pipeline import make_pipeline
 
 from skgate import ActivationTransformer, LatentGate, SteeringWrapper
+from skgate.baselines import SharedThreshold, TargetDirection
 from skgate.datasets import load_organism
 from skgate.evaluation import evaluate_refusal
 from skgate.judges import PhraseJudge
@@ -74,6 +75,53 @@ def test_a_gate_that_has_learned_is_another_model(organism, wrapper, tmp_path):
     weaker = SteeringWrapper(wrapper.gate_, strength=0.5)
     with pytest.raises(ValueError, match=r"strength=0\.5 instead of 0\.7"):
         evaluate_refusal({"steered": weaker}, prompts, **options)
+
+
+def test_gates_of_several_languages_are_one_model(organism, wrapper, tmp_path):
+    shots = organism.prompts.query("split == 'train' and language in ['en', 'qaa']")
+    shots = shots.groupby(["language", "harmful"]).head(3)
+    target = TargetDirection(wrapper.gate, strength=0.7)
+    target.fit(shots["prompt"], shots["harmful"], language=shots["language"])
+    test = organism.prompts.query("split == 'test' and language in ['en', 'qaa']")
+    prompts = test.sort_values("language").groupby(["language", "harmful"]).head(2)
+    options = {"batch_size": 4, "path": tmp_path / "run.jsonl", "max_new_tokens": 2}
+    first, again = (
+        evaluate_refusal({"target": target}, prompts, verbose=False, **options) for _ in range(2)
+    )
+    assert first["gate_version"].nunique() == 1
+    pd.testing.assert_frame_equal(again, first)
+
+
+def test_a_shared_threshold_goes_on(organism, wrapper, tmp_path):
+    """Before and after it has learned from shots."""
+    train = organism.prompts.query("split == 'train' and language in ['qaa', 'qlb']")
+    shots = train.groupby(["language", "harmful"]).head(2)
+    prompts = organism.prompts.query("split == 'test' and language == 'qaa'").head(2)
+    shared = SharedThreshold(wrapper.gate_, strength=0.7)
+    for learned in (False, True):
+        if learned:
+            shared.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+        options = {"path": tmp_path / f"{learned}.jsonl", "verbose": False, "max_new_tokens": 2}
+        first, again = (evaluate_refusal({"a": shared}, prompts, **options) for _ in range(2))
+        pd.testing.assert_frame_equal(again, first)
+    with pytest.raises(ValueError, match=r"models\['a'\] with gate_version="):
+        evaluate_refusal({"a": shared}, prompts, **{**options, "path": tmp_path / "False.jsonl"})
+
+
+def test_a_chosen_strength_counts_if_it_is_used(organism, wrapper, tmp_path):
+    prompts = organism.prompts.query("split == 'test' and language == 'qaa'").head(2)
+    model = SteeringWrapper(wrapper.gate_, strength=0.7)
+    for strength in (0.7, "auto"):
+        model.set_params(strength=strength)
+        model.strength_ = 0.5
+        options = {"path": tmp_path / f"{strength}.jsonl", "verbose": False, "max_new_tokens": 2}
+        evaluate_refusal({"a": model}, prompts, **options)
+        model.strength_ = 0.6
+        if strength == 0.7:
+            evaluate_refusal({"a": model}, prompts, **options)
+        else:
+            with pytest.raises(ValueError, match=r"with strength_=0\.6 instead of 0\.5"):
+                evaluate_refusal({"a": model}, prompts, **options)
 
 
 def test_abstentions_are_counted_in_one_warning():

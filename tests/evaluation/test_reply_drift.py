@@ -89,6 +89,42 @@ def test_a_model_that_ignores_the_processor_is_an_error():
         reply_drift(Mute(), Mute(), as_frame(["boil egg"]), verbose=False)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_the_callers_processors_run_too(own, steered, unsteered):
+    def only(ids, scores):
+        return torch.full_like(scores, -torch.inf).index_fill(1, torch.tensor([9]), 0)
+
+    given = {"logits_processor": [only]}
+    if own:
+        steered.set_params(generate_kwargs=given)
+        unsteered.set_params(generate_kwargs=given)
+    drift = reply_drift(
+        steered,
+        unsteered,
+        as_frame([PROMPT]),
+        verbose=False,
+        max_new_tokens=2,
+        **({} if own else given),
+    )
+    assert drift[["identical", "kl", "loss"]].values.tolist() == [[True, 0, 0]]
+
+
+def test_a_device_without_float64():
+    class Scores(torch.Tensor):
+        def double(self):
+            raise TypeError("MPS has no float64")
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+    class Model:
+        def generate(self, prompts, language=None, *, logits_processor, **kwargs):
+            logits_processor[-1](None, torch.zeros(1, 4).as_subclass(Scores))
+
+    (row,) = reply_drift(Model(), Model(), as_frame([PROMPT]), verbose=False).to_dict("records")
+    assert (row["kl"], row["loss"]) == (0, 0)
+
+
 def test_no_reply_is_lost(steered, unsteered):
     drift = reply_drift(steered, unsteered, as_frame(PROMPTS[:2]), verbose=False, max_new_tokens=2)
     assert drift["id"].tolist() == ["0", "1"]
