@@ -46,7 +46,8 @@ JUDGE_LAYER = 15
 
 def prepare(model: str, folder: Path, layers: list[int]) -> SteeringWrapper:
     """Choose the layer and the strength on source prompts, and fit the gate."""
-    path = folder / "wrapper.joblib"
+    tried = "-".join(map(str, layers))
+    path = folder / f"wrapper-{Path(model).name}-{tried}.joblib"
     if path.exists():
         return joblib.load(path)
     sources = load_sources(40)
@@ -66,7 +67,8 @@ def prepare(model: str, folder: Path, layers: list[int]) -> SteeringWrapper:
         index="language", columns="strength", values="log_likelihood"
     )
     print(search.round(2).to_string(), wrapper.strength_search_.attrs)
-    joblib.dump(wrapper, path)
+    joblib.dump(wrapper, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
     return wrapper
 
 
@@ -120,11 +122,10 @@ def decide(wrapper: SteeringWrapper, prompts: pd.DataFrame) -> pd.DataFrame:
 
 def compose(decisions: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """Take the verdict on each decision's edit, and those on edits that decide nothing."""
-    by_edit = verdicts.pivot(index="id", columns="model", values="refused")
     flagged = decisions["flagged"].astype(bool)
     edits = np.where(flagged, "activation addition", "directional ablation")
-    stacked = by_edit.stack()
-    refused = stacked.loc[list(zip(decisions["id"], edits, strict=True))].to_numpy()
+    by_edit = verdicts.set_index(["id", "model"])["refused"]  # (NaN where the judge abstains)
+    refused = by_edit.loc[list(zip(decisions["id"], edits, strict=True))].to_numpy()
     gated = decisions.assign(refused=refused)
     alone = verdicts.rename(columns={"model": "arm"})[["arm", "id", "flagged", "refused"]]
     return pd.concat([gated, alone.assign(draw=0)], ignore_index=True)

@@ -1,10 +1,11 @@
-"""Tables and the picture of real_model.py, from its CSV.
+"""Tables of real_model.py, from its CSV.
 
-    python benchmarks/real_model_tables.py [CSV] [--picture FILE]
+    python benchmarks/real_model_tables.py CSV
 
-Without a CSV, the stored one of Qwen2.5-Coder-1.5B-Instruct is used. Rates are per cent, with 95 %
-intervals by a paired bootstrap over prompts; translations of a prompt are drawn together, and so
-are the verdicts under its ten draws of shots.
+Rates are per cent, with 95 % intervals by a paired bootstrap over prompts; translations of a prompt
+are drawn together, and so are the verdicts under its ten draws of shots. The draws are the same in
+each resample, so the intervals leave out what depends on them. The random direction and the shots
+of the target direction are one draw. German is a source, and gets no shots.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import pandas as pd
 
 from skgate.evaluation import compare
 
-DATA = Path(__file__).with_name("data")
 ARMS = [
     "unsteered",
     "ours, 0 shots",
@@ -30,7 +30,7 @@ ARMS = [
     "random direction",
     "target direction",
 ]
-TARGETS = ["de", "ru", "ko", "th"]
+AVERAGED = ["de", "ru", "ko", "th"]
 
 
 def load_results(path: Path) -> pd.DataFrame:
@@ -80,13 +80,13 @@ def show_elsewhere(results: pd.DataFrame) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("csv", type=Path, nargs="?", default=DATA / "qwen_refusals.csv")
+    parser.add_argument("csv", type=Path)
     args = parser.parse_args()
     results = load_results(args.csv)
     test = results[results["data"] == "polyrefuse"]
     for reference in ("unsteered", "ours, 4 shots"):
-        table = tabulate(test, reference, TARGETS)
-        print(f"\nMean over {', '.join(TARGETS)}; difference from {reference!r}")
+        table = tabulate(test, reference, AVERAGED)
+        print(f"\nMean over {', '.join(AVERAGED)}; difference from {reference!r}")
         print(show(table, "all"))
     languages = list(dict.fromkeys(test["language"]))
     table = tabulate(test, "unsteered", languages)

@@ -6,7 +6,8 @@
 The gate is fitted on train prompts, calibrated with four shots per class, and steers validation
 prompts at each strength. Printed are the selectivity (harmful minus harmless refused, mean over
 languages) at each strength, and for the chosen one the difference from the best, with a 95 %
-interval by a paired bootstrap over prompts. MODEL is the folder of a chat model; its prompts are
+interval by a paired bootstrap over prompts. The best is the best on these prompts, which favours it
+by chance. MODEL is the folder of a chat model; its prompts are
 PolyRefuse's, and its replies are judged by LatentJudge.
 """
 
@@ -32,7 +33,8 @@ OPTIONS = {"max_new_tokens": 24, "do_sample": False}
 
 def measure(wrapper: SteeringWrapper, prompts: pd.DataFrame, judge: Any, n_swept: int) -> None:
     """Print the selectivity at each strength, and how the chosen one compares with the best."""
-    grid = {f"{strength:g}": float(strength) for strength in GRID}
+    tried = sorted({*GRID.tolist(), wrapper.strength_})
+    grid = {f"{strength:g}": strength for strength in tried}
     models = {
         name: SteeringWrapper(wrapper.gate_, strength=strength, batch_tokens=8192)
         for name, strength in grid.items()
