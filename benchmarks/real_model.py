@@ -108,7 +108,7 @@ def decide(wrapper: SteeringWrapper, prompts: pd.DataFrame) -> pd.DataFrame:
 
     for draw in range(N_DRAWS):
         for n in SHOTS:
-            ours = deepcopy(wrapper)
+            ours = deepcopy(wrapper).set_params(strength=1.0)  # (only decides)
             if n:
                 few = draw_shots(n, draw)
                 ours.partial_fit(few["prompt"], few["harmful"], language=few["language"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,8 @@ class Router:
         A fitted gate.
     strength : float
         Steering strength, in units of the gate's ``projection_gap_``.
+    language_strengths : mapping of str to float
+        The strength for prompts in some languages, given or detected.
     on_harmful, on_harmless : {"add", "ablate"} or None
         What to do with the prompts that the gate finds harmful, and with the others: add the
         strength along the direction, remove the component along it, or leave them as they are.
@@ -50,6 +52,7 @@ class Router:
         self,
         gate: LatentGate,
         strength: float,
+        language_strengths: Mapping[str, float],
         on_harmful: str | None,
         on_harmless: str | None,
         languages: npt.NDArray[Any] | None,
@@ -59,7 +62,9 @@ class Router:
         self._unknown_language = gate.unknown_language
         self._version = gate_version(gate)
         self._actions = on_harmless or "none", on_harmful or "none"
-        self._amount = strength * projection_unit(gate) if "add" in self._actions else 0.0
+        unit = projection_unit(gate) if "add" in self._actions else 0.0
+        self._amount = strength * unit
+        self._amounts = {name: one * unit for name, one in language_strengths.items()}
         if languages is not None:
             given = languages[[name is not None for name in languages]]
             check_known(self._book, given, gate.unknown_language)
@@ -107,11 +112,10 @@ class Router:
                     "float16. Load the model in bfloat16 or float32."
                 )
             self._scores[batch], self._found[batch] = scores, decisions.languages
-            actions = np.repeat(self._choose(scores), repeats)
-            return Edit(
-                add=torch.from_numpy(self._amount * (actions == "add")),
-                ablate=torch.from_numpy(1.0 * (actions == "ablate")),
-            )
+            actions = self._choose(scores)
+            amounts = [self._amounts.get(name, self._amount) for name in decisions.languages]
+            edits = np.stack([amounts * (actions == "add"), 1.0 * (actions == "ablate")])
+            return Edit(*torch.from_numpy(edits.repeat(repeats, axis=1)))
 
         return decide
 

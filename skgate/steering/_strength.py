@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from skgate._messages import Prompt
     from skgate.gate._latent_gate import LatentGate
-    from skgate.steering._own_refusals import OwnRefusals
+    from skgate.steering._own_refusals import OwnRefusals, Reply
     from skgate.steering._pipeline import SweepParams
 
 _COARSE, _FINE = 0.5, 0.25
@@ -83,7 +83,9 @@ class StrengthCurve(NamedTuple):
         return int(np.mean(helped, axis=0).argmax()) if helped else 0
 
 
-def search_strength(wrapper: SweepParams, X: Any, y: Any, language: Any) -> pd.DataFrame:
+def search_strength(
+    wrapper: SweepParams, X: Any, y: Any, language: Any
+) -> tuple[pd.DataFrame, dict[str | None, Reply]]:
     """Measure how likely the model's own refusals are, by strength.
 
     The parameters are those of :meth:`skgate.SteeringWrapper.choose_strength`, after the wrapper.
@@ -93,6 +95,8 @@ def search_strength(wrapper: SweepParams, X: Any, y: Any, language: Any) -> pd.D
     table : DataFrame
         The attribute ``strength_search_`` of the wrapper. The best strength is in
         ``attrs["strength"]``.
+    refusals : dict of str or None to tuple of int
+        The refusals by language, as token ids.
     """
     parts = find_fitted_parts(wrapper)
     prompts, languages = parts.split(X, language)
@@ -114,7 +118,7 @@ def search_strength(wrapper: SweepParams, X: Any, y: Any, language: Any) -> pd.D
     table.attrs["strength"] = curve.strengths[curve.best]
     table.attrs["n_prompts"] = refusals.n_prompts
     table.attrs["n_tokens"] = refusals.n_tokens
-    return table
+    return table, {one.language: one.reply for one in refusals.found}
 
 
 def find_harmful(gate: LatentGate, prompts: Sequence[Prompt], y: Any) -> Bools:

@@ -27,6 +27,7 @@ from skgate._docstrings import fill_docstring
 from skgate._frames import find_index, to_plain
 from skgate.steering import _sweeps
 from skgate.steering._engine import Engine
+from skgate.steering._language_strength import lower_strengths
 from skgate.steering._pipeline import SteeringParts, assemble, find_fitted_parts
 from skgate.steering._router import Router
 from skgate.steering._strength import search_strength
@@ -67,6 +68,9 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     {steering_attributes}
     strength_ : float
         The strength that ``fit`` or ``choose_strength`` chose, with ``strength="auto"``.
+    language_strengths_ : dict of str to float
+        The strength in each language in which ``partial_fit`` has checked it, at most
+        ``strength_``.
     strength_search_ : DataFrame
         How ``strength_`` was chosen: columns ``language``, ``strength`` and ``log_likelihood``,
         the mean log-likelihood per token (in nats) of a refusal, as :meth:`choose_strength`
@@ -309,8 +313,9 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"Got strength={self.strength!r}, expected 'auto': a number is not replaced."
             )
-        self.strength_search_ = search_strength(self, X, y, language)
+        self.strength_search_, self._refusals = search_strength(self, X, y, language)
         self.strength_ = self.strength_search_.attrs["strength"]
+        self.language_strengths_: dict[str, float] = {}
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -321,6 +326,11 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         """Calibrate languages on shots; if the gate is not fitted, fit it.
 
         ``gate`` never changes: a fitted gate is first copied to ``gate_``.
+
+        If the strength was chosen, it is checked in each language with shots of both classes, four
+        or more. It is lowered there, to three quarters, a half or a quarter, if that makes a
+        refusal clearly likelier as a reply to the shots (by more than a standard error). Too great
+        a strength garbles replies, and languages differ in what they bear.
 
         Parameters
         ----------
@@ -344,6 +354,9 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
             self.gate_ = deepcopy(parts.pipeline)
             parts = SteeringParts.from_pipeline(self.gate_)
         self._calibrate(parts, X, y, language, classes)
+        if self._needs_strength() and hasattr(self, "strength_"):
+            lowered = lower_strengths(parts, X, y, language, self._refusals, self.strength_)
+            self.language_strengths_ = {**self.language_strengths_, **lowered}
         return self
 
     @fill_docstring
@@ -694,7 +707,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         return find_fitted_parts(self).gate.classes_
 
     def _forget_strength(self) -> None:
-        for name in ("strength_", "strength_search_"):
+        for name in ("strength_", "strength_search_", "language_strengths_", "_refusals"):
             self.__dict__.pop(name, None)
 
     def _needs_strength(self) -> bool:
@@ -734,7 +747,10 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
 
     def _router(self, parts: SteeringParts, languages: Rows | None, n_prompts: int) -> Router:
         gate, strength = self._deciding_gate(parts), self._find_strength()
-        return Router(gate, strength, self.on_harmful, self.on_harmless, languages, n_prompts)
+        by_language = self.language_strengths_ if self._needs_strength() else {}
+        return Router(
+            gate, strength, by_language, self.on_harmful, self.on_harmless, languages, n_prompts
+        )
 
     def __sklearn_is_fitted__(self) -> bool:
         try:

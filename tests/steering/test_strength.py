@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -194,3 +196,57 @@ def test_what_is_meant_for_replies_does_not_change_the_choice(organism, sources,
 def test_select_layer_takes_options_of_generate_only_if_it_generates(organism, sources):
     with pytest.raises(TypeError, match=r"Got \['layer'\] without validation_prompts"):
         steer(organism).select_layer(sources["prompt"], sources["harmful"], layer=[3, 4])
+
+
+@pytest.fixture(scope="module")
+def shots(organism):
+    train = organism.prompts.query("split == 'train' and language in ['qlb', 'qlf']")
+    return train.groupby(["language", "harmful"]).sample(4, random_state=0)
+
+
+def test_the_strength_is_lowered_where_a_language_bears_less(chosen, organism, shots):
+    wrapper = deepcopy(chosen)
+    wrapper.strength_ = 1.0  # too great for both languages, as the generated replies show
+    wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+    assert set(wrapper.language_strengths_) == {"qlb", "qlf"}
+    assert max(wrapper.language_strengths_.values()) < 1
+    harmful = organism.prompts.query("split == 'val' and language == 'qlb' and harmful").head(12)
+    rates = {}
+    for name, strengths in (("lowered", wrapper.language_strengths_), ("as it was", {})):
+        wrapper.language_strengths_ = strengths
+        replies = wrapper.generate(harmful["prompt"], language="qlb", max_new_tokens=24)
+        rates[name] = PhraseJudge().is_refusal(replies).mean()
+    assert rates["lowered"] > rates["as it was"] + 0.2
+
+
+def test_a_strength_that_a_language_bears_stays(chosen, shots):
+    wrapper = deepcopy(chosen)
+    wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+    assert wrapper.language_strengths_ == {"qlb": chosen.strength_, "qlf": chosen.strength_}
+
+
+def test_few_shots_and_given_strengths_are_not_checked(chosen, shots):
+    one_each = shots.groupby(["language", "harmful"]).head(1)
+    wrapper = deepcopy(chosen)
+    wrapper.strength_ = 1.0
+    wrapper.partial_fit(one_each["prompt"], one_each["harmful"], language=one_each["language"])
+    assert wrapper.language_strengths_ == {}
+    given = deepcopy(chosen).set_params(strength=1.0)
+    given.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+    assert given.language_strengths_ == {}
+
+
+def test_each_row_of_a_batch_has_the_strength_of_its_language(chosen, organism):
+    harmful = organism.prompts.query("split == 'val' and language in ['en', 'qaa'] and harmful")
+    harmful = harmful.groupby("language").head(4).sample(frac=1, random_state=0)
+    wrapper = deepcopy(chosen)
+    wrapper.strength_, wrapper.language_strengths_ = 0.5, {"qaa": 8.0}
+    together = wrapper.generate(harmful["prompt"], language=harmful["language"], max_new_tokens=24)
+    alone = [
+        SteeringWrapper(chosen.gate_, strength=8.0 if language == "qaa" else 0.5).generate(
+            [prompt], language=language, max_new_tokens=24
+        )[0]
+        for prompt, language in zip(harmful["prompt"], harmful["language"], strict=True)
+    ]
+    assert together == alone
+    assert PhraseJudge().is_refusal(alone).tolist() == (harmful["language"] == "en").tolist()
