@@ -85,11 +85,16 @@ def make_edits(wrapper: SteeringWrapper) -> dict[str, Any]:
     shots = load_shots(40).groupby(["language", "harmful"]).sample(4, random_state=0)
     target = TargetDirection(wrapper.gate, **steered)
     target.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
-    random, few = RandomDirection(gate, **steered), draw_shots(4, 0)
-    random.partial_fit(few["prompt"], few["harmful"], language=few["language"])
+    few = draw_shots(4, 0)
+    calibrated = deepcopy(wrapper)
+    calibrated.partial_fit(few["prompt"], few["harmful"], language=few["language"])
+    print(f"strengths by language {calibrated.language_strengths_}")
+    added = ActivationAddition(gate, **common)  # as strongly as ours, in each language
+    added.strength_, added.language_strengths_ = wrapper.strength_, calibrated.language_strengths_
+    random = RandomDirection(calibrated.gate_, **steered)
     return {
         "unsteered": SteeringWrapper(gate, on_harmful=None, on_harmless=None, **common),
-        "activation addition": ActivationAddition(gate, **steered),
+        "activation addition": added,
         "directional ablation": DirectionalAblation(gate, **common),
         "target direction": target,
         "random direction": random,
