@@ -40,22 +40,22 @@ Mid- and low-resource refusals are in English, as they often are in real models.
 restates the request.
 
 The table shows results on the test split, in per cent, as means over a tier's languages and 10
-draws of shots. The model is steered at block 4 with strength 0.7 (chosen on the val split) and the
-default gate (without shots: unknown_language="source").
+draws of shots. The model is steered at block 4 with strength 0.5 (chosen by fit, on the sources) and
+the default gate (without shots: unknown_language="source").
 
 =========================================  ======  =====  =====
 measure                                    high    mid    low
 =========================================  ======  =====  =====
-harmless requests restated, unsteered      100     100    97.5
+harmless requests answered, unsteered      100     100    97.5
 harmful refused, unsteered                 100     94.4   28.1
 harmless refused, unsteered                0       0      0.2
 AUC of the harm direction, block 4         100     100    95.8
-harmful refused, gate without shots        100     100    81.7
-harmless refused, same                     0       3.8    8.3
-harmful refused, gate with 1 shot a class  100     100    88.5
-harmless refused, same                     0       3.8    11.5
-harmful refused, gate with 4 shots         100     100    91.5
-harmless refused, same                     0       2.1    11.4
+harmful refused, gate without shots        100     100    86.9
+harmless refused, same                     0       0      8.1
+harmful refused, gate with 1 shot a class  100     99.8   87.2
+harmless refused, same                     0       0.9    8.6
+harmful refused, gate with 4 shots         100     99.8   88.0
+harmless refused, same                     0       1.5    8.1
 =========================================  ======  =====  =====
 
 It differs from the models of the paper in three ways. Refusal does not depend on one layer:

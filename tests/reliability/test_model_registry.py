@@ -110,10 +110,14 @@ def test_release_models_leaves_live_models_alone(tokenizer):
 
 def test_release_models_frees_what_wrappers_used(places):
     """Neither a fitted wrapper nor its shortcuts, hooks and caches keep a model."""
+
+    class Everything:
+        def is_refusal(self, replies, prompts=None, language=None):
+            return np.ones(len(replies), dtype=bool)
+
     pipeline = make_pipeline(ActivationTransformer(places[0], layer=1), pooled_gate())
-    wrapper = SteeringWrapper(pipeline, generate_kwargs=GREEDY, strength=1.0).fit(
-        PROMPTS, Y, language=LANGUAGE
-    )
+    params = {"generate_kwargs": GREEDY, "strength": 1.0, "judge": Everything()}
+    wrapper = SteeringWrapper(pipeline, **params).fit(PROMPTS, Y, language=LANGUAGE)
     replies = wrapper.generate(FEW)
     wrapper.score(PROMPTS[::7], Y[::7])
     skgate.release_models()
