@@ -40,8 +40,8 @@ Mid- and low-resource refusals are in English, as they often are in real models.
 restates the request.
 
 The table shows results on the test split, in per cent, as means over a tier's languages and 10
-draws of shots. The model is steered at block 4 with strength 0.5 (chosen by fit, on the sources) and
-the default gate (without shots: unknown_language="source").
+draws of shots. The model is steered at block 4 with strength 0.5 (chosen by fit, on the sources)
+and the default gate (without shots: unknown_language="source").
 
 =========================================  ======  =====  =====
 measure                                    high    mid    low
