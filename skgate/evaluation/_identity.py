@@ -37,7 +37,7 @@ def describe_model(model: Any) -> dict[str, str]:
     found = {name: value for name, value in params.items() if not _is_without_effect(name)}
     if hasattr(model, "strength_") and getattr(model, "strength", None) == "auto":
         found["strength_"] = model.strength_
-        found["language_strengths_"] = model.language_strengths_
+        found["language_strengths_"] = getattr(model, "language_strengths_", {})
     return {"class": type(model).__name__, **describe(found)}
 
 
