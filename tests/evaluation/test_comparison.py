@@ -17,7 +17,8 @@ from skgate.baselines import (
 from skgate.datasets import load_organism
 from skgate.evaluation import compare, evaluate_refusal
 
-LANGUAGES = ["en", "qlb", "qlc", "qle"]
+TARGETS = ["qlb", "qlc", "qle"]
+LANGUAGES = ["en", *TARGETS]
 OPTIONS = {"do_sample": False, "max_new_tokens": 30}
 
 
@@ -32,7 +33,7 @@ def steered(organism):
     train = organism.prompts.query("split == 'train'")
     sources = train.query("tier == 'high'")
     shots = (
-        train.query("language in @LANGUAGES[1:]")
+        train.query("language in @TARGETS")
         .groupby(["language", "harmful"])
         .sample(4, random_state=0)
     )

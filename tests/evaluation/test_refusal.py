@@ -113,7 +113,7 @@ def test_a_chosen_strength_counts_if_it_is_used(organism, wrapper, tmp_path):
     model = SteeringWrapper(wrapper.gate_, strength=0.7)
     for strength in (0.7, "auto"):
         model.set_params(strength=strength)
-        model.strength_ = 0.5
+        model.strength_, model.language_strengths_ = 0.5, {}
         options = {"path": tmp_path / f"{strength}.jsonl", "verbose": False, "max_new_tokens": 2}
         evaluate_refusal({"a": model}, prompts, **options)
         model.strength_ = 0.6
