@@ -42,9 +42,10 @@ class ActivationAddition(SteeringWrapper):
 
         h <- h + strength * projection_gap_ * v
 
-    Activation addition in [1]_ adds the difference of the class means, unscaled, at every token of
-    one layer; in [2]_, the difference of a pair of prompts. Here the edit is that of
-    :class:`~skgate.SteeringWrapper`, so that the two differ in one thing.
+    In [1]_, the difference of the class means is added, unscaled, at every token of one layer. In
+    [2]_, it is the difference between two prompts. Here, the edit is the one that
+    :class:`~skgate.SteeringWrapper` makes for harmful prompts. So the two differ only in that no
+    gate decides here.
 
     References
     ----------
