@@ -21,10 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-import numpy as np
 import pandas as pd
 from judge_data import fit_on_english, load_activations, load_replies
-from real_model_data import load_elsewhere, load_shots, load_sources, load_swahili, load_test
+from real_model_data import (
+    AVERAGED,
+    load_elsewhere,
+    load_shots,
+    load_sources,
+    load_swahili,
+    load_test,
+)
 from sklearn.pipeline import make_pipeline
 
 from skgate import ActivationTransformer, LatentGate, SteeringWrapper
@@ -32,13 +38,14 @@ from skgate.baselines import (
     ActivationAddition,
     DirectionalAblation,
     RandomDirection,
-    SharedThreshold,
     TargetDirection,
 )
+from skgate.baselines._shared_threshold import share_threshold
 from skgate.evaluation import evaluate_refusal
 from skgate.steering._pipeline import find_fitted_parts
 
-OPTIONS = {"max_new_tokens": 24, "do_sample": False}
+COMMON = {"generate_kwargs": {"max_new_tokens": 24, "do_sample": False}, "batch_tokens": 8192}
+COLUMNS = ["arm", "draw", "id", "flagged", "refused"]
 SHOTS = [0, 1, 4, 16]
 N_DRAWS = 10
 JUDGE_LAYER = 15
@@ -54,9 +61,7 @@ def prepare(model: str, folder: Path, layers: list[int]) -> SteeringWrapper:
     reader = ActivationTransformer(
         model, layer=15, dtype="float32", store=str(folder / "activations"), cache_layers=layers
     )
-    wrapper = SteeringWrapper(
-        make_pipeline(reader, LatentGate()), generate_kwargs=OPTIONS, batch_tokens=8192
-    )
+    wrapper = SteeringWrapper(make_pipeline(reader, LatentGate()), **COMMON)
     X, y, language = sources["prompt"], sources["harmful"], sources["language"]
     table = wrapper.select_layer(X, y, language=language, layers=layers)
     print(table.to_string(index=False))
@@ -78,62 +83,73 @@ def draw_shots(n: int, seed: int) -> pd.DataFrame:
     return shots.groupby(["language", "harmful"]).sample(n, random_state=seed)
 
 
-def make_edits(wrapper: SteeringWrapper) -> dict[str, Any]:
-    """Make a model for each edit of the residual stream."""
-    gate, common = wrapper.gate_, {"generate_kwargs": OPTIONS, "batch_tokens": 8192}
-    steered = {"strength": wrapper.strength_, **common}
-    shots = load_shots(40).groupby(["language", "harmful"]).sample(4, random_state=0)
-    target = TargetDirection(wrapper.gate, **steered)
-    target.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+def calibrate(wrapper: SteeringWrapper) -> SteeringWrapper:
+    """Calibrate the gate with four shots per class: the first draw of ``decide``."""
     few = draw_shots(4, 0)
     calibrated = deepcopy(wrapper)
     calibrated.partial_fit(few["prompt"], few["harmful"], language=few["language"])
     print(f"strengths by language {calibrated.language_strengths_}")
-    added = ActivationAddition(gate, **common)  # as strongly as ours, in each language
+    return calibrated
+
+
+def leave_alone(wrapper: SteeringWrapper) -> SteeringWrapper:
+    """Make a model whose residual stream is not edited."""
+    return SteeringWrapper(wrapper.gate_, on_harmful=None, on_harmless=None, **COMMON)
+
+
+def make_edits(wrapper: SteeringWrapper, calibrated: SteeringWrapper) -> dict[str, Any]:
+    """Make a model for each edit that a gate chooses from, and one for none."""
+    added = ActivationAddition(wrapper.gate_, **COMMON)  # as strongly as ours, in each language
     added.strength_, added.language_strengths_ = wrapper.strength_, calibrated.language_strengths_
-    random = RandomDirection(calibrated.gate_, **steered)
     return {
-        "unsteered": SteeringWrapper(gate, on_harmful=None, on_harmless=None, **common),
+        "unsteered": leave_alone(wrapper),
         "activation addition": added,
-        "directional ablation": DirectionalAblation(gate, **common),
-        "target direction": target,
-        "random direction": random,
+        "directional ablation": DirectionalAblation(wrapper.gate_, **COMMON),
     }
+
+
+def make_directions(wrapper: SteeringWrapper, calibrated: SteeringWrapper) -> dict[str, Any]:
+    """Make the models that steer along another direction."""
+    shots = load_shots(40).groupby(["language", "harmful"]).sample(4, random_state=0)
+    target = TargetDirection(wrapper.gate, strength=wrapper.strength_, **COMMON)
+    target.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+    random = RandomDirection(calibrated.gate_, strength=wrapper.strength_, **COMMON)
+    return {"target direction": target, "random direction": random}
 
 
 def decide(wrapper: SteeringWrapper, prompts: pd.DataFrame) -> pd.DataFrame:
     """Decide which prompts are harmful: one row for each prompt, arm and draw of shots."""
+    parts = find_fitted_parts(wrapper)
+    shots = load_shots(40)
+    X, X_shots = parts.activations(prompts["prompt"]), parts.activations(shots["prompt"])
+    places = pd.Series(range(len(shots)), index=shots.index)
     rows = []
 
-    def add(arm: str, draw: int, model: Any) -> None:
-        flagged = model.predict(prompts["prompt"], language=prompts["language"])
+    def add(arm: str, draw: int, flagged: Any) -> None:
         rows.append(
-            pd.DataFrame({"arm": arm, "draw": draw, "id": prompts["id"], "flagged": flagged})
+            pd.DataFrame({"arm": arm, "draw": draw, "id": prompts["id"], "flagged": flagged == 1})
         )
 
     for draw in range(N_DRAWS):
         for n in SHOTS:
-            ours = deepcopy(wrapper).set_params(strength=1.0)  # (only decides)
+            gate = deepcopy(parts.gate)
             if n:
                 few = draw_shots(n, draw)
-                ours.partial_fit(few["prompt"], few["harmful"], language=few["language"])
-            add(f"ours, {n} shots", draw, ours)
-        pooled, few = SharedThreshold(wrapper.gate_, strength=1.0), draw_shots(4, draw)
-        add("one threshold, of the sources", draw, pooled)
-        pooled.partial_fit(few["prompt"], few["harmful"], language=few["language"])
-        add("one threshold, of pooled shots", draw, pooled)
+                gate.partial_fit(X_shots[places[few.index]], few["harmful"], few["language"])
+            add(f"ours, {n} shots", draw, gate.predict(X, prompts["language"]))
+        pooled, few = share_threshold(deepcopy(parts.gate)), draw_shots(4, draw)
+        add("one threshold, of the sources", draw, pooled.predict(X))
+        pooled.partial_fit(X_shots[places[few.index]], few["harmful"])
+        add("one threshold, of pooled shots", draw, pooled.predict(X))
     return pd.concat(rows, ignore_index=True)
 
 
-def compose(decisions: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Take the verdict on each decision's edit, and those on edits that decide nothing."""
-    flagged = decisions["flagged"].astype(bool)
-    edits = np.where(flagged, "activation addition", "directional ablation")
-    by_edit = verdicts.set_index(["id", "model"])["refused"]  # (NaN where the judge abstains)
-    refused = by_edit.loc[list(zip(decisions["id"], edits, strict=True))].to_numpy()
-    gated = decisions.assign(refused=refused)
-    alone = verdicts.rename(columns={"model": "arm"})[["arm", "id", "flagged", "refused"]]
-    return pd.concat([gated, alone.assign(draw=0)], ignore_index=True)
+def compose(decisions: pd.DataFrame, edits: pd.DataFrame) -> pd.DataFrame:
+    """Take the verdict on the edit that each decision chooses; NaN where that was not asked."""
+    chosen = decisions["flagged"].map({True: "activation addition", False: "directional ablation"})
+    by_edit = edits.set_index(["id", "arm"])["refused"]
+    keys = pd.MultiIndex.from_arrays([decisions["id"], chosen])
+    return decisions.assign(refused=by_edit.reindex(keys).to_numpy())
 
 
 def main() -> None:
@@ -153,25 +169,23 @@ def main() -> None:
     test, elsewhere = load_test(args.n), load_elsewhere(args.n)
     if args.swahili:
         elsewhere = pd.concat([elsewhere, load_swahili(args.swahili)], ignore_index=True)
-    edits = make_edits(wrapper)
-    kept = {"texts": True, "batch_size": 60}
-    verdicts = [
-        evaluate_refusal(edits, test, judge, path=args.folder / "test.jsonl", **kept),
-        evaluate_refusal(
-            {
-                name: edits[name]
-                for name in ("unsteered", "activation addition", "directional ablation")
-            },
-            elsewhere,
-            judge,
-            path=args.folder / "elsewhere.jsonl",
-            **kept,
-        ),
-    ]
-    prompts = pd.concat([test, elsewhere], ignore_index=True)
-    decisions = decide(wrapper, prompts)
-    results = compose(decisions, pd.concat(verdicts, ignore_index=True))
-    results = results.merge(prompts.drop(columns="prompt"), on="id", validate="many_to_one")
+    calibrated = calibrate(wrapper)
+    decisions = decide(wrapper, pd.concat([test, elsewhere], ignore_index=True))
+
+    def ask(name: str, models: dict[str, Any], prompts: pd.DataFrame) -> pd.DataFrame:
+        path = args.folder / f"{name}.jsonl"
+        rows = evaluate_refusal(models, prompts, judge, path=path, texts=True, batch_size=60)
+        return rows.rename(columns={"model": "arm"}).assign(draw=0)
+
+    edits = ask("edits", make_edits(wrapper, calibrated), test)
+    some = test[test["language"].isin(AVERAGED)]
+    directions = ask("directions", make_directions(wrapper, calibrated), some)
+    models = {"unsteered": leave_alone(wrapper), "ours, 4 shots": calibrated}
+    others = ask("elsewhere", models, elsewhere)
+    results = pd.concat([compose(decisions, edits), edits, directions, others])[COLUMNS]
+    results = results.drop_duplicates(["arm", "draw", "id"], keep="last")  # asked, not composed
+    prompts = pd.concat([test, elsewhere]).drop(columns="prompt")
+    results = results.merge(prompts, on="id", validate="many_to_one")
     results.to_csv(args.folder / "real_model.csv", index=False)
     parts = find_fitted_parts(wrapper)
     print(f"{len(results)} rows; layer {parts.transformer.layer}, strength {wrapper.strength_}")

@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+from real_model_data import AVERAGED
 
 from skgate.evaluation import compare
 
@@ -30,7 +31,6 @@ ARMS = [
     "random direction",
     "target direction",
 ]
-AVERAGED = ["de", "ru", "ko", "th"]
 
 
 def load_results(path: Path) -> pd.DataFrame:

@@ -28,29 +28,36 @@ from skgate.evaluation import compare, evaluate_refusal
 from skgate.steering._pipeline import find_fitted_parts
 
 GRID = np.arange(0.25, 2.75, 0.25)
-OPTIONS = {"max_new_tokens": 24, "do_sample": False}
+CHOSEN = "chosen"
+COMMON = {"generate_kwargs": {"max_new_tokens": 24, "do_sample": False}, "batch_tokens": 8192}
+
+
+def answer(wrapper: SteeringWrapper, prompts: pd.DataFrame, judge: Any) -> pd.DataFrame:
+    """Answer at each strength; prompts found harmless are not steered, and answered only once."""
+    models = {
+        f"{strength:g}": SteeringWrapper(wrapper.gate_, strength=float(strength), **COMMON)
+        for strength in GRID
+    }
+    models[CHOSEN] = wrapper
+    flagged = wrapper.predict(prompts["prompt"], language=prompts["language"]) == 1
+    options = {"batch_size": 256, "verbose": False}
+    steered = evaluate_refusal(models, prompts[flagged], judge, **options)
+    others = evaluate_refusal({CHOSEN: wrapper}, prompts[~flagged], judge, **options)
+    return pd.concat([steered, *(others.assign(model=name) for name in models)])
 
 
 def measure(wrapper: SteeringWrapper, prompts: pd.DataFrame, judge: Any, n_swept: int) -> None:
     """Print the selectivity at each strength, and how the chosen one compares with the best."""
-    tried = sorted({*GRID.tolist(), wrapper.strength_})
-    grid = {f"{strength:g}": strength for strength in tried}
-    models = {
-        name: SteeringWrapper(wrapper.gate_, strength=strength, batch_tokens=8192)
-        for name, strength in grid.items()
-    }
-    results = evaluate_refusal(models, prompts, judge, batch_size=256, verbose=False, **OPTIONS)
-    chosen = f"{wrapper.strength_:g}"
+    results = answer(wrapper, prompts, judge)
     options = {"resample_languages": False, "random_state": 0}
-    rates = compare(results, next(iter(grid)), **options).xs("all", level="language")["selectivity"]
-    best = rates.idxmax()
+    rates = compare(results, CHOSEN, **options).xs("all", level="language")["selectivity"]
+    best = rates.drop(CHOSEN).idxmax()
     table = compare(results, best, **options).xs("all", level="language")
     print((rates * 100).round(0).to_dict())
-    row = table.loc[chosen] * 100
-    print(
-        f"chosen {chosen}, best {best}; difference {row['difference']:.1f} "
-        f"({row['difference_low']:.1f} to {row['difference_high']:.1f}) points"
-    )
+    row = table.loc[CHOSEN] * 100
+    low, high = row["difference_low"], row["difference_high"]
+    print(f"chosen {wrapper.strength_:g} {wrapper.language_strengths_}, best {best}")
+    print(f"difference {row['difference']:.1f} ({low:.1f} to {high:.1f}) points")
     n_tokens = wrapper.strength_search_.attrs["n_tokens"]
     print(f"{n_tokens} tokens to choose it, {n_tokens / n_swept:.2f} of select_strength's\n")
 
@@ -61,11 +68,11 @@ def count_swept_tokens(wrapper: SteeringWrapper, sources: pd.DataFrame) -> int:
     reader = find_fitted_parts(wrapper).open_reader()
     some = reader.encode(sources["prompt"].sample(64, random_state=0).tolist())
     mean_length = np.mean([len(request.ids) for request in some])
-    return int(13 * n_prompts * (mean_length + OPTIONS["max_new_tokens"]))
+    return int(13 * n_prompts * (mean_length + COMMON["generate_kwargs"]["max_new_tokens"]))
 
 
-def load_prompts(model: str | None, languages: list[str]) -> tuple[pd.DataFrame, ...]:
-    """Load the sources, the shots and the validation prompts."""
+def load_prompts(model: str | None, languages: list[str], n: int) -> tuple[pd.DataFrame, ...]:
+    """Load the sources, the shots and n validation prompts of each language and class."""
     if model is None:
         frame = load_organism().prompts
         languages = frame["language"].unique().tolist()
@@ -81,7 +88,7 @@ def load_prompts(model: str | None, languages: list[str]) -> tuple[pd.DataFrame,
     shots = frame[new & frame["language"].isin(languages)]
     shots = shots.groupby(by).sample(4, random_state=0) if len(shots) else shots
     val = frame[(frame["split"] == "val") & frame["language"].isin(languages)]
-    val = evenly_spaced(val, 30)
+    val = evenly_spaced(val, n)
     val = val.assign(group=val["row_id"] if "row_id" in val else np.arange(len(val)))
     return sources, shots, val[["prompt", "language", "harmful", "group"]]
 
@@ -91,9 +98,10 @@ def main() -> None:
     parser.add_argument("model", nargs="?")
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--languages", nargs="+", default=["de", "ru"])
+    parser.add_argument("--n", type=int, default=30, help="prompts per language and class")
     parser.add_argument("--dtype", default="float32")
     args = parser.parse_args()
-    sources, shots, val = load_prompts(args.model, args.languages)
+    sources, shots, val = load_prompts(args.model, args.languages, args.n)
     judge = None
     if args.model:
         judge = fit_on_english(load_replies(), load_activations())
@@ -103,7 +111,7 @@ def main() -> None:
     for layer in args.layers:
         model = args.model or load_organism().path
         reader = ActivationTransformer(model, layer=layer, dtype=args.dtype)
-        wrapper = SteeringWrapper(make_pipeline(reader, LatentGate()), batch_tokens=8192)
+        wrapper = SteeringWrapper(make_pipeline(reader, LatentGate()), **COMMON)
         wrapper.fit(sources["prompt"], sources["harmful"], language=sources["language"])
         if len(shots):
             wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])

@@ -95,7 +95,7 @@ class SharedThreshold(SteeringWrapper):
         return gate, rows, None
 
     def _deciding_gate(self, parts: SteeringParts) -> LatentGate:
-        return _shared(parts.gate)
+        return share_threshold(parts.gate)
 
     def _router(self, parts: SteeringParts, languages: Rows | None, n_prompts: int) -> Router:
         router = super()._router(parts, None, n_prompts)
@@ -108,10 +108,10 @@ def _share(parts: SteeringParts, X: Any, language: Any) -> tuple[LatentGate, Any
     rows, language = split_language(parts.activations(X), language, parts.gate.language_column)
     if language is not None:
         check_language(language, len(rows))
-    return _shared(parts.gate), rows
+    return share_threshold(parts.gate), rows
 
 
-def _shared(gate: LatentGate) -> LatentGate:
+def share_threshold(gate: LatentGate) -> LatentGate:
     """Copy a fitted gate; the copy has one threshold, learned from the shots of all languages."""
     shared = copy(gate)
     shared.set_params(unknown_language="source", language_column=None)
