@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import json
 import re
 import runpy
 from copy import deepcopy
@@ -28,6 +29,7 @@ WRITTEN = [
 # Blocks that can't run here, by page, and why.
 NOT_RUN = {
     "docs/guide/extraction.md": ["needs a GPU and the model's weights"],
+    "docs/guide/faq.md": ["needs FastAPI"],
     "docs/guide/judges.md": ["needs an endpoint", "needs the weights"],
 }
 
@@ -207,6 +209,34 @@ def test_its_example_shows_every_method_of_its_own(estimator):
     text = documented.__doc__ + "".join(getattr(documented, one).__doc__ for one in methods)
     sources = [one.source for one in doctest.DocTestParser().get_examples(text)]
     assert methods - known <= set(re.findall(r"\.(\w+)\(", "".join(sources)))
+
+
+def rows(page):
+    """The cells of a page's tables, without heads and code marks."""
+    lines = re.findall(r"^\| (`.*) \|$", page.read_text("utf-8"), re.MULTILINE)
+    return [[cell.strip(" `") for cell in line.split(" |")] for line in lines]
+
+
+def test_the_table_of_languages_says_what_the_code_knows():
+    from skgate.datasets import _multijail, _polyrefuse
+    from skgate.metrics._tiers import LANGUAGE_TIERS
+
+    phrases = set(json.loads((ROOT / "skgate/judges/phrases.json").read_text("utf-8")))
+    has = [set(data._LANGUAGES) for data in (_polyrefuse, _multijail)]  # noqa: SLF001 - no public list
+    found = {code: cells for code, _, *cells in rows(DOCS / "language_codes.md")}
+    assert found == {
+        code: [tier, *("yes" if code in known else "" for known in [*has, phrases])]
+        for code, tier in LANGUAGE_TIERS.items()
+    }
+
+
+def test_the_messages_that_the_faq_explains_are_those_of_the_code():
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "skgate").rglob("*.py"))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)  # a message on several lines
+    messages = [cells[0] for cells in rows(DOCS / "guide" / "faq.md")]
+    assert len(messages) >= 20
+    parts = {part.strip() for message in messages for part in message.split("...")}
+    assert {part for part in parts if part not in source} == set()
 
 
 def test_the_architecture_page_has_every_module():
