@@ -19,7 +19,9 @@ WRITTEN = [
     if not BUILT & set(page.relative_to(ROOT).parts)
 ]
 # Of directives, only the text between them is read.
-DIRECTIVE = re.compile(r"^ *(:::.*|:[\w-]+:.*|```\{(note|tip|warning)\}|\([\w-]+\)=)$", re.MULTILINE)
+DIRECTIVE = re.compile(
+    r"^ *(:::.*|:[\w-]+:.*|```\{(note|tip|warning)\}|\([\w-]+\)=)$", re.MULTILINE
+)
 END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[^a-z]|skgate)")
 
 
