@@ -1,4 +1,4 @@
-"""What a fitted gate tells of its languages: operating points, diagnoses, prompts to label."""
+"""What a fitted gate knows about its languages: operating points, diagnoses, prompts to label."""
 
 from __future__ import annotations
 
