@@ -594,16 +594,18 @@ _INTRODUCTION = """# Supported models
 
 This page lists the architectures of transformers that skgate reads and steers. It covers every
 causal and every multimodal architecture of transformers {transformers}, with torch {torch}.
-Encoder-decoders are not supported and not listed. [](guide/models.md) explains how to load a model.
+Encoder-decoders are not supported and not listed. [Models and inputs](guide/models.md) explains how
+to load a model.
 
-Each architecture was built tiny, with random weights, and compared with plain transformers:
+A tiny model of each architecture, with random weights, was compared with plain transformers:
 
 - **Reading.** "Exact" means that activations of all layers equal those that a bare forward hook
   reads, one prompt at a time. They are the same alone and in a batch with longer and shorter
   prompts, up to rounding.
 - **Steering.** "Exact" means that the replies of
-  {{meth}}`SteeringWrapper.generate <skgate.SteeringWrapper.generate>` equal those of two passes:
-  decide on the bare activation, then generate with a bare hook that edits, one prompt at a time.
+  {{meth}}`SteeringWrapper.generate <skgate.SteeringWrapper.generate>` equal those of two passes,
+  one prompt at a time. The first pass reads the activation with a bare hook, and the gate decides.
+  The second one generates with a bare hook that edits.
 - **Refused** means that skgate raises an error with this reason. It never reads or steers these
   architectures wrongly without an error.
 
@@ -611,8 +613,8 @@ Each architecture was built tiny, with random weights, and compared with plain t
 steered. {n_refused} are refused, and {n_untried} could not be tried.
 
 The table says nothing about how well a model can be steered: find the layer and the strength on
-your own data. It is written by `benchmarks/architectures.py`. A test runs the same comparisons
-every week on the newest versions.
+your own data. `benchmarks/architectures.py` writes it. A test runs the same comparisons every week
+on the newest versions.
 """
 _UNTRIED = """
 ## Not tried

@@ -26,7 +26,7 @@ MODULES = [
     "skgate.judges",
     "skgate.metrics",
 ]
-WINGS = ["skgate.activations", "skgate.gate", "skgate.steering"]
+PARTS = ["skgate.activations", "skgate.gate", "skgate.steering"]
 
 PUBLIC = [
     (module, name)
@@ -87,9 +87,9 @@ def test_its_module_is_the_one_it_is_imported_from(module, name):
     assert pickle.loads(pickle.dumps(public)) is public
 
 
-@pytest.mark.parametrize("wing", WINGS)
-def test_a_wing_exports_what_it_says(wing):
-    exported = importlib.import_module(wing)
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_exports_what_it_says(part):
+    exported = importlib.import_module(part)
     assert exported.__all__
     for name in exported.__all__:
         assert getattr(exported, name) is getattr(skgate, name, getattr(exported, name))

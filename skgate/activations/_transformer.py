@@ -104,10 +104,10 @@ class ActivationTransformer(SharedModelMixin, TransformerMixin, BaseEstimator):
         same date. Other templates ignore it.
     verify : {"fast", "full"}, default="fast"
         How calls notice that the model was edited since ``fit``. All weights are read in ``fit``,
-        in ``SteeringWrapper.attach``, and at the first call after saving or loading. At other
-        calls, "fast" takes a look that costs a few milliseconds: it notices changes of modules,
-        settings and adapters, in-place operations, and writes to whole tensors at once, and any
-        other edit of the weights within 256 calls. "full" reads all weights at every call.
+        in ``SteeringWrapper.attach``, and at the first call after saving or loading. Other calls
+        with "fast" look for edits for a few milliseconds. They notice at once changes of modules,
+        settings and adapters, in-place operations, and writes to whole tensors. Any other edit of
+        the weights is noticed within 256 calls. "full" reads all weights at every call.
     verbose : bool, default=False
         Whether to show a progress bar, the memory that the cache will need, and shortcuts that
         the model does not support (see Notes).

@@ -15,9 +15,9 @@ from skgate.steering import SteeringWrapper
 class ActivationAddition(SteeringWrapper):
     """Move the residual stream along the harm direction for every prompt.
 
-    A model edited like this refuses more, be the prompt harmful or not. It is the baseline for
-    ``on_harmful="add"``: the difference to :class:`~skgate.SteeringWrapper` shows what it is worth
-    that the gate chooses which prompts to steer. The gate decides as ever and its decisions are
+    A model edited like this refuses more, both harmful and harmless prompts. It is the baseline for
+    ``on_harmful="add"``: the difference to :class:`~skgate.SteeringWrapper` shows what it gains by
+    letting the gate choose which prompts to steer. The gate decides as usual and its decisions are
     reported, but they change nothing.
 
     Parameters

@@ -15,10 +15,10 @@ from skgate.steering import SteeringWrapper
 class DirectionalAblation(SteeringWrapper):
     """Remove the harm direction from the residual stream for every prompt.
 
-    A model edited like this refuses less, be the prompt harmful or not. It is the baseline for
-    ``on_harmless="ablate"``: the difference to :class:`~skgate.SteeringWrapper` shows what it is
-    worth that the gate chooses whom to ablate. The gate decides as ever and its decisions are
-    reported, but they change nothing.
+    A model edited like this refuses less, both harmful and harmless prompts. It is the baseline for
+    ``on_harmless="ablate"``: the difference to :class:`~skgate.SteeringWrapper` shows what it gains
+    by letting the gate choose which prompts to ablate. The gate decides as usual and its decisions
+    are reported, but they change nothing.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ class RandomDirection(SteeringWrapper):
     The added vectors have the same norm as along the harm direction. With ``strength="auto"``, the
     strength is chosen along the harm direction, so that both move the model by the same amount. The
     removed vectors are shorter, because activations have less of a random direction in them. The
-    gate itself reads and decides as ever. Random directions are the control of [1]_.
+    gate itself reads and decides as usual. Random directions are the control of [1]_.
 
     References
     ----------

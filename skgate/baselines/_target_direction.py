@@ -47,9 +47,9 @@ _PASSED = (
 class TargetDirection(SharedModelMixin, ClassifierMixin, BaseEstimator):
     """Steer each language by a gate that learned from this language's labelled prompts alone.
 
-    It is the baseline for what the gate takes over from the source languages: with few labelled
-    prompts, a direction and a threshold of one's own are noisy. Every language is steered by a
-    :class:`~skgate.SteeringWrapper` of its own, whose only source language it is.
+    It is the baseline for learning from source languages: a direction and a threshold from a few
+    labelled prompts of one language are noisy. Every language is steered by a
+    :class:`~skgate.SteeringWrapper` of its own, with this language as its only source.
 
     Parameters
     ----------

@@ -80,9 +80,9 @@ def compare(
     ------
     ValueError
         If ``reference`` is not a model of ``results``, the models have not answered the same
-        prompts, a row of a model and id is there twice, a column is missing, ``results`` has no
-        rows, a label is not True or False, a language is "all" or only known for some rows, or a
-        parameter is invalid.
+        prompts, or a parameter is invalid. If ``results`` has no rows, lacks a column, or has a row
+        of a model and id twice. If a label is not True or False, or a language is "all" or only
+        known for some rows.
 
     See Also
     --------

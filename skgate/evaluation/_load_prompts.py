@@ -59,9 +59,9 @@ def load_prompts(
     Raises
     ------
     ValueError
-        If a column is missing or would be there twice, there are no rows, a prompt or a language is
-        empty, a label is missing or another, an id is missing or not unique, or the file can't be
-        read. An error about a row names it, counted from 0.
+        If the file can't be read, a column is missing or would be there twice, or there are no
+        rows. If a prompt or a language is empty, a label is missing or not one of these, or an id
+        is missing or not unique. An error about a row names it, counted from 0.
     TypeError
         If ``source`` is neither a path nor a frame, or a prompt, a language or an id has another
         type.

@@ -1,4 +1,4 @@
-"""What a fitted gate tells of its languages: operating points, diagnoses, prompts to label."""
+"""What a fitted gate knows about its languages: operating points, diagnoses, prompts to label."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class LanguageInsights(LanguageClassifier):
         """Tell languages that need a threshold of their own from those that no threshold helps.
 
         The table is computed from the posterior of a language's class means and width (see Notes
-        of the class), given its shots and its source rows. It speaks of prompts drawn like these.
+        of the class), given its shots and its source rows. It holds for prompts drawn like these.
 
         Parameters
         ----------
@@ -121,13 +121,13 @@ class LanguageInsights(LanguageClassifier):
         Returns
         -------
         table : DataFrame
-            Index ``language``. ``n_harmless`` and ``n_harmful`` count the labelled prompts; ``auc``
-            is the probability that a harmful prompt scores higher than a harmless one, ``error``
+            Index ``language``. ``n_harmless`` and ``n_harmful`` count the labelled prompts. ``auc``
+            is the probability that a harmful prompt scores higher than a harmless one. ``error`` is
             the mean of both error rates at the language's balanced boundary, ``least_error`` that
-            at the best one. Each is a posterior mean, with a 90 % interval in ``..._low`` and
-            ``..._high``. ``verdict`` is "weak signal: at best about N % errors" if every threshold
-            errs on a quarter of the prompts or more, with a probability above 0.75; "separable" if
-            this probability is below 0.1, and "too few shots to tell" in between.
+            at the best one. The last three are posterior means, with a 90 % interval in ``..._low``
+            and ``..._high``. ``verdict`` depends on the probability that every threshold errs on a
+            quarter of the prompts or more: "weak signal: at best about N % errors" above 0.75,
+            "separable" below 0.1, "too few shots to tell" in between.
 
         Raises
         ------

@@ -73,10 +73,11 @@ class LatentGate(VersionedPickle, LanguageInsights):
         the threshold rule of [1]_ to the source probe. None ignores shots, and leaves the pooled
         boundary where the logistic regression puts it.
     target_fpr : float or None, default=None
-        Highest share of harmless prompts to call harmful, in every language whose labelled prompts
-        support it with 90 % confidence (``operating_points_``), for 0.05 at least 45 harmless ones.
-        :meth:`predict` and :class:`SteeringWrapper` follow; probabilities don't change. Other
-        languages keep the balanced threshold, with a warning. None is for balanced errors.
+        Highest share of harmless prompts to call harmful. It applies to every language whose
+        labelled prompts support it with 90 % confidence (``operating_points_``): 0.05 takes at
+        least 45 harmless ones. :meth:`predict` and :class:`SteeringWrapper` follow; probabilities
+        don't change. Other languages keep the balanced threshold, with a warning. If None, both
+        errors are balanced.
     direction : {"mean_difference", "probe"}, default="mean_difference"
         What ``direction_`` is: the difference of the class means, as in [1]_, or the direction in
         which the probe's score grows.
@@ -108,7 +109,8 @@ class LatentGate(VersionedPickle, LanguageInsights):
     direction_ : ndarray of shape (d,)
         Unit vector from harmless to harmful, along which prompts are steered. If the activations
         were read at several layers or positions, it is 0 except in the columns of the place where
-        steering acts: the deepest layer and, of several positions, "last" or else the first.
+        steering acts. That is the deepest layer and, of several positions, "last" or else the
+        first.
     basis_ : ndarray of shape (d, r) or None
         Orthonormal basis of the harmfulness subspace; None if the probe reads all dimensions.
     rank_ : int
@@ -174,22 +176,23 @@ class LatentGate(VersionedPickle, LanguageInsights):
     - "threshold": the same rule on the language's shots. Needs both classes.
     - "refit": a probe fitted on source rows and the language's shots, then the same rule on the
       shots. Needs both classes.
-    - "shrinkage": a language's scores on the source probe are assumed to have t distributions with
-      5 degrees of freedom around two means, one for each class, with ``w`` times the spreads of the
-      sources. The prior of the boundary between the means has a narrow part, whose width is learned
-      from how the source languages differ, and a broad one (a t distribution with 3 degrees of
-      freedom and 1.5 standard deviations wide). The narrow one weighs ``(4 + L) / (5 + L)`` for L
-      source languages. So has, independently, the gap between the means: half is narrow around the
-      sources' gap, half is anything from nothing to slightly more than it. Shots, of one class or
-      both, update these priors on a grid; unlabelled prompts (:meth:`adapt`) do so by sampling. The
-      boundary is where the expected error is lowest, both classes weighing the same; the decision
+    - "shrinkage": a language's scores on the source probe are assumed to lie around two means, one
+      for each class. They have t distributions with 5 degrees of freedom and ``w`` times the
+      spreads of the sources. The prior of the boundary between the means has a narrow and a broad
+      part. The width of the narrow part is learned from how the source languages differ. The broad
+      part is a t distribution with 3 degrees of freedom and 1.5 standard deviations wide. The
+      narrow part weighs ``(4 + L) / (5 + L)`` for L source languages. The prior of the gap between
+      the means is independent and has two parts of equal weight. One is narrow around the sources'
+      gap, the other is anything from nothing to slightly more than it. Shots, of one class or both,
+      update these priors on a grid; unlabelled prompts (:meth:`adapt`) do so by sampling. The
+      boundary is where the expected error is lowest, both classes weighing the same. The decision
       function is the log-odds of two normals, averaged over the uncertainty of the boundary. A
-      source language's own rows count as its shots. From four shots of each class on, the probe
-      moves as well. It maximizes the posterior of its coefficients, given the shots, each of which
-      weighs half a source row. The prior is a normal distribution around the source probe: the
-      Laplace approximation of what the source rows tell. The shots' scores are then those of probes
-      that have not seen them, to first order [3]_. Languages with source rows or with unlabelled
-      prompts keep the source probe.
+      source language's own rows count as its shots. From four shots of each class on, the probe is
+      adjusted as well. It maximizes the posterior of its coefficients, given the shots, each of
+      which weighs half a source row. The prior is a normal distribution around the source probe:
+      the Laplace approximation of their posterior given the source rows. The shots' scores are then
+      those of probes that have not seen them, to first order [3]_. Languages with source rows or
+      with unlabelled prompts keep the source probe.
 
     The recipe of [1]_ is ``LatentGate(rank=10, C=1.0, calibration="refit")`` on activations read
     at ``position="last"``. As there, ``rank=int`` with "refit" sets the pooled source's boundary
@@ -302,8 +305,8 @@ class LatentGate(VersionedPickle, LanguageInsights):
         ------
         ValueError
             If ``X`` is sparse or not finite, ``y`` does not have two classes or has missing labels,
-            ``language`` has another length, no source language is among the rows, each of several
-            source languages has one class only, or the class means are equal.
+            or ``language`` has another length. If no source language is among the rows, each of
+            several source languages has one class only, or the class means are equal.
 
         Warns
         -----
@@ -437,10 +440,11 @@ class LatentGate(VersionedPickle, LanguageInsights):
     def adapt(self, X: Any, language: Any = None) -> LatentGate:
         """Adjust the boundaries of languages to unlabelled prompts.
 
-        The prompts' scores are modelled as all harmless, or as a mixture of harmless and harmful
-        ones with an unknown share; the boundary is the average of both models, weighted by their
-        probability (see Notes of the class). Shots count as well. Earlier unlabelled prompts
-        are kept, so give each prompt once. More than 512 prompts of a language count as 512.
+        There are two models of the prompts: all are harmless, or harmless and harmful ones are
+        mixed in an unknown share. The boundary is the average of both models' boundaries, weighted
+        by the probability of each (see Notes of the class). Shots count as well. Earlier unlabelled
+        prompts are kept, so give each prompt once. More than 512 prompts of a language count as
+        512.
 
         The method may fail if the classes overlap: prompts that are nearly all harmless, or nearly
         all harmful, then look much like a mixture around another boundary. The benchmarks show how

@@ -1,4 +1,4 @@
-"""A probe that starts at the source probe and moves with a language's shots."""
+"""A probe that starts at the source probe and is adjusted to a language's shots."""
 
 from __future__ import annotations
 

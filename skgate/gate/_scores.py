@@ -1,4 +1,4 @@
-"""Labelled scores of a source probe, and what they tell of the classes."""
+"""Labelled scores of a source probe, and what they say about the classes."""
 
 from __future__ import annotations
 

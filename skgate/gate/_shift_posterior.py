@@ -1,4 +1,4 @@
-"""What labelled scores tell of a language: the posterior of its shift, on a grid."""
+"""The posterior of a language's shift, given labelled scores, on a grid."""
 
 from __future__ import annotations
 

@@ -40,9 +40,9 @@ class ProjectionDisplay(PanelDisplay):
     ----------
     frame : DataFrame
         One row per prompt: columns ``model`` (if several), ``tier`` or ``language`` or both (then
-        there is a panel for each tier), ``prompts`` ("harmful" or "harmless"), ``score`` and, if
-        there are boundaries to draw, ``threshold`` (of the prompt's language) and
-        ``source_threshold``. NaN stands for no boundary.
+        there is a panel for each tier), ``prompts`` ("harmful" or "harmless") and ``score``. To
+        draw boundaries: ``threshold`` (of the prompt's language) and ``source_threshold``, NaN for
+        no boundary.
     score_name : str, default="harm score"
         The label of the axis.
 

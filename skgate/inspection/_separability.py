@@ -61,9 +61,9 @@ class SeparabilityDisplay(PanelDisplay):
     Attributes
     ----------
     frame_ : DataFrame
-        The numbers behind the picture: the columns of ``frame`` and, if the display was made from
-        an estimator or predictions, ``harmful_refused`` (the share of harmful prompts refused, NaN
-        if it is not known) and ``n`` (the number of prompts).
+        The numbers behind the picture: the columns of ``frame``. If the display was made from an
+        estimator or predictions, also ``harmful_refused`` (the share of harmful prompts refused,
+        NaN if it is not known) and ``n`` (the number of prompts).
     ax_ : matplotlib Axes
         The first panel.
     axes_ : ndarray of matplotlib Axes

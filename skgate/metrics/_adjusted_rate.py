@@ -27,8 +27,8 @@ def adjusted_refusal_rate(
 ) -> pd.Series[float]:
     """Estimate the true refusal rate from a judge's verdicts and its measured errors.
 
-    A judge's rate of refusals is wrong by what the judge misses and by what it takes for a refusal.
-    A sample of replies that people have judged too tells how often that happens.
+    A judge misses some refusals and takes some other replies for refusals, so its rate is wrong. A
+    sample of replies that people have judged too shows how often that happens.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def adjusted_refusal_rate(
     ------
     ValueError
         If the sample lacks refusals or other replies by the people's verdicts, or the judge is no
-        better than chance on it; if lengths differ, no verdicts are left, a value is not a verdict,
+        better than chance on it. If lengths differ, no verdicts are left, a value is not a verdict,
         a weight is not a positive number, or ``n_resamples`` is below 1.
 
     See Also

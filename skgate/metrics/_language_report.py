@@ -140,9 +140,9 @@ def language_report(
     Raises
     ------
     ValueError
-        If lengths differ, an input is empty, not one-dimensional or has missing values, there are
-        more than two labels, ``refused`` has other values than verdicts, ``pos_label`` or
-        ``worst_by`` is unknown, neither ``y_pred`` nor ``y_score`` nor ``refused`` is given, or
+        If neither ``y_pred`` nor ``y_score`` nor ``refused`` is given. If lengths differ, an input
+        is empty, not one-dimensional or has missing values, there are more than two labels, or
+        ``refused`` has other values than verdicts. If ``pos_label`` or ``worst_by`` is unknown, or
         ``fprs``, ``confidence_level`` or ``n_resamples`` is invalid.
     TypeError
         If ``tier`` is not a mapping or a language is not a string.

@@ -50,9 +50,9 @@ def refusal_rate(
     Raises
     ------
     ValueError
-        If there is no prompt of the class ``of``, ``refused`` is not boolean, lengths differ, an
-        input is not one-dimensional or has missing values, there are more than two labels, or
-        ``of`` or ``pos_label`` is unknown.
+        If there is no prompt of the class ``of``, or ``of`` or ``pos_label`` is unknown. If
+        ``refused`` is not boolean, lengths differ, an input is not one-dimensional or has missing
+        values, or there are more than two labels.
     TypeError
         If a language is not a string.
 
@@ -114,8 +114,8 @@ def refusal_selectivity(
     ------
     ValueError
         If there are no harmful or no harmless prompts (with ``language``: no language with both),
-        ``refused`` is not boolean, lengths differ, an input is not one-dimensional or has missing
-        values, there are more than two labels, or ``pos_label`` is unknown.
+        or ``pos_label`` is unknown. If ``refused`` is not boolean, lengths differ, an input is not
+        one-dimensional or has missing values, or there are more than two labels.
     TypeError
         If a language is not a string.
 

@@ -309,9 +309,9 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     Padding and truncation don't count, as calls change them; nor does the chat template, which is
     part of the prompt format.
 
-    The fingerprint of an object is cached. It is computed again if something of it changes that
-    can be compared quickly: its backend, its number of tokens, special tokens, all parts of the
-    backend but the vocabulary, a sample of the vocabulary, and the ids of a sample text.
+    The fingerprint of an object is cached. It is computed again if one of the parts changes that
+    can be compared quickly. These are its backend, its number of tokens, special tokens, all parts
+    of the backend but the vocabulary, a sample of the vocabulary, and the ids of a sample text.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: in a folder, or on a hub that may be out of reach."""
+"""Where a checkpoint is: in a folder, or on a hub that may be unreachable."""
 
 from __future__ import annotations
 

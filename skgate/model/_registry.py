@@ -1,4 +1,4 @@
-"""The models that this process keeps: a bounded number, the least recently used goes first."""
+"""The models that this process keeps: a few, of which the least recently used is released first."""
 
 from __future__ import annotations
 

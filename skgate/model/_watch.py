@@ -1,9 +1,14 @@
 """Notice edits of a model between calls, without reading all of its weights at each call.
 
-A full read fingerprints everything. Later calls take a cheap look: whether modules, parameters and
-settings are the same objects and values, whether torch counted a change, whether 4,096 values of
-each tensor are the same, and whether a rotating part of all rows still has its checksums. So an
-edit that the first four don't notice is found within ``N_LOOKS`` calls.
+A full read fingerprints everything. Later calls make cheap checks:
+
+- whether modules and parameters are the same objects;
+- whether settings have the same values;
+- whether torch counted a change;
+- whether 4,096 values of each tensor are the same;
+- whether a rotating part of all rows still has its checksums.
+
+So an edit that the first four don't notice is found within ``N_LOOKS`` calls.
 """
 
 from __future__ import annotations

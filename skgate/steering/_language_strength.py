@@ -44,9 +44,9 @@ def lower_strengths(
     Returns
     -------
     strengths : dict of str to float
-        The strength of each language of which there are enough shots: ``strength``, or the best of
-        a quarter, a half and three quarters of it, if that is better by more than a standard error
-        of the mean difference over the shots.
+        The strength of each language of which there are enough shots. It is ``strength``, or the
+        best of a quarter, a half and three quarters of it, if that is better by more than a
+        standard error of the mean difference over the shots.
     """
     prompts, languages = parts.split(X, language)
     if languages is None:

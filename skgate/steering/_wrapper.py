@@ -48,10 +48,10 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     """Generate with a language model that refuses what its gate finds harmful.
 
     There is one ``generate`` call and no second forward pass. While the model reads a prompt, the
-    gate reads the activation of the final prompt token at its layer and decides once. From then on
-    the residual stream is edited at that layer, the deepest one if the gate reads several. For a
-    harmful prompt it is moved along the harm direction, which makes the model refuse. For a
-    harmless one its component along that direction is removed, which makes the model answer.
+    gate reads the prompt's activation at its layer and decides once. From then on the residual
+    stream is edited at that layer, the deepest one if the gate reads several. For a harmful prompt
+    it is moved along the harm direction, which makes the model refuse. For a harmless one its
+    component along that direction is removed, which makes the model answer.
 
     Parameters
     ----------
@@ -303,10 +303,10 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         where ``r`` is the whole refusal in the language of ``x``, of up to 24 tokens, and up to
         eight harmful and eight harmless prompts are all steered as harmful. Languages count alike;
         those whose refusal no strength makes likelier are left out. Too little steering leaves the
-        refusal unlikely for harmless prompts. Too much makes it open well and fall apart, first for
-        harmful prompts. Strengths are tried in steps of 0.5, and of 0.25 around the best of these.
-        Keys and values of the prompts are computed once. Of ``generate_kwargs``, only what says how
-        tokens are cached, padded and ended is used.
+        refusal unlikely for harmless prompts. With too much, replies begin like it and then become
+        garbled, first for harmful prompts. Strengths are tried in steps of 0.5, and of 0.25 around
+        the best of these. Keys and values of the prompts are computed once. Of ``generate_kwargs``,
+        only what says how tokens are cached, padded and ended is used.
         """
         self._validate_params()
         if self.strength != "auto":
@@ -328,9 +328,9 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         ``gate`` never changes: a fitted gate is first copied to ``gate_``.
 
         If the strength was chosen, it is checked in each language with shots of both classes, four
-        or more. It is lowered there, to three quarters, a half or a quarter, if that makes a
+        or more in all. It is lowered there, to three quarters, a half or a quarter, if that makes a
         refusal clearly likelier as a reply to the shots (by more than a standard error). Too great
-        a strength garbles replies, and languages differ in what they bear.
+        a strength garbles replies, and languages tolerate different strengths.
 
         Parameters
         ----------
@@ -444,7 +444,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         ------
         ValueError
             If model, tokenizer, template, layer or position differ from those that the gate was
-            fitted on; if the gate has no positive ``projection_gap_``; or if an argument of
+            fitted on. If the gate has no positive ``projection_gap_``. If an argument of
             ``generate`` asks for a way of decoding that can't be steered.
         RuntimeError
             If the model runs in a way that can't be steered, as compiled models do.
@@ -617,12 +617,12 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         """Measure how well the model can be steered at each layer, one at a time.
 
         The gate is fitted at each layer. Without ``validation_prompts``, nothing is generated while
-        steering, and no judge is needed: each layer has its own best strength, and is measured by
+        steering, and no judge is needed. Each layer has its own best strength, and is measured by
         how likely the model's own refusals become there, as in :meth:`choose_strength`.
 
         With ``validation_prompts``, the harm direction is ablated at one layer, from every token,
-        while the model answers these, and the remaining refusals are counted. The paper steers at
-        the layer with the fewest (arXiv:2606.01196).
+        while the model answers these prompts. The remaining refusals are counted. The paper steers
+        at the layer with the fewest (arXiv:2606.01196).
 
         Parameters
         ----------
