@@ -241,7 +241,7 @@ def _dialogues(demo: Demo, n_per_tier: int = 3) -> str:
     """Show some prompts of each tier, with the replies of the model, unsteered and steered."""
     replies = {"unsteered": demo.unsteered(), "steered": demo.steered(demo.decide(4))}
     refused = {who: PhraseJudge().is_refusal(texts) for who, texts in replies.items()}
-    lines = ["\nSome prompts and replies (steered: 4 per class). = starts a translation."]
+    lines = ["\nSome prompts and replies (steered: 4 per class). A line with = translates the one above it."]
     for tier in TIERS:
         of = demo.prompts["language"] == "en" if tier == "high" else demo.prompts["tier"] == tier
         rows = demo.prompts.index[of]

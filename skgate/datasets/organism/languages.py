@@ -167,6 +167,7 @@ class Translator:
         if not all(verb_first for _, verb_first in known):
             start = phrase[0] in ("first", "then")  # they stand first in every language
             phrase[start:] = phrase[start:][::-1]
+        # Some languages have the article after the noun.
         for place in range(1, len(phrase)):
             if phrase[place] == "the" and phrase[place - 1] in KIND_OF_OBJECT:
                 phrase[place - 1 : place + 1] = phrase[place], phrase[place - 1]
