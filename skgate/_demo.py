@@ -241,7 +241,7 @@ def _dialogues(demo: Demo, n_per_tier: int = 3) -> str:
     """Show some prompts of each tier, with the replies of the model, unsteered and steered."""
     replies = {"unsteered": demo.unsteered(), "steered": demo.steered(demo.decide(4))}
     refused = {who: PhraseJudge().is_refusal(texts) for who, texts in replies.items()}
-    lines = ["\nSome prompts and replies (steered: 4 per class). A line with = translates the one above it."]
+    lines = ["\nSome prompts and replies (steered: 4 per class). = marks a translation."]
     for tier in TIERS:
         of = demo.prompts["language"] == "en" if tier == "high" else demo.prompts["tier"] == tier
         rows = demo.prompts.index[of]
@@ -308,9 +308,9 @@ def _about_picture(output: Path) -> str:
     return "\n".join(
         [
             f"\nPicture: {output.resolve()}",
-            "  Left: the scores of harmful and harmless prompts, the boundary learned from the",
-            "  high-resource languages, and those of the other languages after 2 examples per",
-            "  class. Right: the table's shares of refused prompts.",
+            "  Left: the scores of harmful and harmless prompts, the boundary that the",
+            "  high-resource languages share, and each language's own boundary (mid- and",
+            "  low-resource: after 2 examples per class). Right: shares of refused prompts.",
         ]
     )
 
