@@ -158,7 +158,7 @@ def test_the_tutorials_give_the_takeaway_of_a_notebook(notebook):
     index = (DOCS / "tutorials.md").read_text("utf-8")
     for text in (title.removeprefix("# "), takeaway.removeprefix("**Takeaway:** ")):
         assert " ".join(text.split()).lower() in " ".join(index.split()).lower()
-    assert f"(../notebooks/{notebook.name})" in index
+    assert f"`download <tutorials/{notebook.name}>`" in index
 
 
 def public_names():
