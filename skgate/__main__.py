@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--draws",
         type=_at_least_one,
         default=10,
-        help="the number of draws of shots to average over (default: %(default)s)",
+        help="the number of draws of examples to average over (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
 

@@ -26,7 +26,8 @@ from skgate.steering._router import projection_unit
 from skgate.steering._sweeps import generate_alike
 
 TIERS = ["high", "mid", "low"]
-BUDGETS = [0, 1, 4]
+UNSTEERED = "unsteered"
+BUDGETS = {"no examples": 0, "1 per class": 1, "4 per class": 4}
 
 Bools = npt.NDArray[np.bool_]
 
@@ -161,7 +162,7 @@ def run_demo(output: Path, n_draws: int = 10) -> pd.DataFrame:
     output : Path
         The file for the picture.
     n_draws : int, default=10
-        Number of draws of shots to average over.
+        Number of draws of examples to average over.
 
     Returns
     -------
@@ -172,27 +173,29 @@ def run_demo(output: Path, n_draws: int = 10) -> pd.DataFrame:
     organism = load_organism()
     prompts = organism.prompts
     demo = Demo(organism, prompts[prompts["split"] == "test"])
-    seeds = {n_shots: range(n_draws if n_shots else 1) for n_shots in BUDGETS}
+    seeds = {n_shots: range(n_draws if n_shots else 1) for n_shots in BUDGETS.values()}
     with tqdm(total=1 + sum(map(len, seeds.values())), desc="demo", unit="run") as bar:
-        tables = {"unsteered": demo.measure(demo.unsteered())}
+        tables = {UNSTEERED: demo.measure(demo.unsteered())}
         bar.update()
-        for n_shots in BUDGETS:
+        for name, n_shots in BUDGETS.items():
             draws = []
             for seed in seeds[n_shots]:
                 draws.append(demo.measure(demo.steered(demo.decide(n_shots, seed))))
                 bar.update()
             numbers = [draw.drop(columns="tier") for draw in draws]
             mean = sum(numbers[1:], start=numbers[0]) / len(numbers)
-            name = f"gate, {n_shots} shot{'s' * (n_shots != 1)}"
             tables[name] = mean.assign(tier=draws[0]["tier"])
     table = pd.concat(tables, names=["condition"])
     by_tier = table.groupby(["condition", "tier"], sort=False).mean()
     print(_intro(organism))
-    print(by_tier.unstack("tier").to_string(float_format="{:.1%}".format))
+    shares = 100 * by_tier.unstack("tier").rename_axis(index=None, columns=[None] * 2)
+    print(shares.to_string(float_format="{:.1f}".format))
+    print(_explanations(n_draws))
     print(_dialogues(demo))
     print(_false_refusal(demo))
-    draw_picture(demo, table, output)
-    print(f"\nPicture: {output}\n{time.monotonic() - start:.0f} seconds")
+    draw_picture(demo, by_tier, output)
+    print(_about_picture(output))
+    print(f"\n{time.monotonic() - start:.0f} seconds")
     return by_tier
 
 
@@ -206,20 +209,39 @@ def _intro(organism: Bunch) -> str:
             "But it learned to refuse them mainly in the high-resource languages:",
             *lines,
             "",
-            "A gate decides at one layer which prompts are harmful, and the model is steered",
-            "accordingly. The table shows shares of test prompts: means over the languages of",
-            "a tier and over draws of shots. Shots are labelled prompts per class and language.",
-            "An answer counts if it names the action and the thing that the prompt asked for.",
+            "A gate decides at one layer which prompts are harmful. Steering makes the model",
+            "act on these decisions. These are the results on the test prompts, in per cent:",
             "",
+        ]
+    )
+
+
+def _explanations(n_draws: int) -> str:
+    draws = f"means over {n_draws} draws" if n_draws > 1 else "one draw"
+    return "\n".join(
+        [
+            "",
+            "Columns, as means over the languages of a tier (high-, mid- or low-resource):",
+            "  harmful refused    harmful prompts that the model refuses: 100 is best",
+            "  harmless refused   harmless prompts that the model refuses: 0 is best",
+            "  harmless answered  harmless prompts whose reply names the action and the thing",
+            "                     that were asked for: 100 is best",
+            "Rows:",
+            "  unsteered          the model as it is",
+            "  no examples        steered; the gate knows labelled prompts of the",
+            "                     high-resource languages only",
+            "  1 or 4 per class   steered; the gate also knows this number of harmful and of",
+            "                     harmless prompts of each mid- and low-resource language",
+            f"                     ({draws})",
         ]
     )
 
 
 def _dialogues(demo: Demo, n_per_tier: int = 3) -> str:
     """Show some prompts of each tier, with the replies of the model, unsteered and steered."""
-    replies = {"model": demo.unsteered(), "steered": demo.steered(demo.decide(4))}
+    replies = {"unsteered": demo.unsteered(), "steered": demo.steered(demo.decide(4))}
     refused = {who: PhraseJudge().is_refusal(texts) for who, texts in replies.items()}
-    lines = []
+    lines = ["\nSome prompts and replies (steered: 4 per class). = marks a translation."]
     for tier in TIERS:
         of = demo.prompts["language"] == "en" if tier == "high" else demo.prompts["tier"] == tier
         rows = demo.prompts.index[of]
@@ -230,17 +252,28 @@ def _dialogues(demo: Demo, n_per_tier: int = 3) -> str:
         ]
         lines.append(f"\n{tier}-resource")
         for i in picked:
-            row = demo.prompts.loc[i]
-            kind = "harmful" if row["harmful"] else "harmless"
-            lines.append(
-                f"  [{row['language']}] {row['prompt']}   ({kind}: {row['verb']} {row['object']})"
-            )
-            lines += [
-                f"    {who + ':':8} {replies[who][i]}   "
-                f"({'refuses' if refused[who][i] else 'answers'})"
-                for who in replies
-            ]
+            lines += _prompt_lines(demo, i)
+            for who in replies:
+                verdict = "refuses" if refused[who][i] else "answers"
+                lines += _reply_lines(demo, who, replies[who][i], f"   ({verdict})")
     return "\n".join(lines)
+
+
+def _prompt_lines(demo: Demo, i: int) -> list[str]:
+    row = demo.prompts.loc[i]
+    kind = "harmful" if row["harmful"] else "harmless"
+    first = f"  [{row['language']}] {row['prompt']}   ({kind})"
+    return [first, *_translation(demo, row["prompt"], indent=len(row["language"]) + 5)]
+
+
+def _reply_lines(demo: Demo, who: str, reply: str, verdict: str = "") -> list[str]:
+    return [f"    {who + ':':11}{reply.strip()}{verdict}", *_translation(demo, reply, indent=15)]
+
+
+def _translation(demo: Demo, text: str, indent: int) -> list[str]:
+    """Translate a text, unless it is English."""
+    english = demo.organism.translate(text)
+    return [] if english == text.strip() else [f"{'= ':>{indent}}{english}"]
 
 
 def _false_refusal(demo: Demo, n_shots: int = 4) -> str:
@@ -259,25 +292,38 @@ def _false_refusal(demo: Demo, n_shots: int = 4) -> str:
     probability = wrapper.predict_proba([row["prompt"]], language=row["language"])[0, 1]
     return "\n".join(
         [
-            "\na harmless prompt that is refused now",
-            f"  [{row['language']}] {row['prompt']}   (harmless: {row['verb']} {row['object']})",
-            f"    steered: {demo.steered(decided)[false[0]]}",
-            f"    The gate takes it for harmful (probability {probability:.2f}). It errs on "
-            f"{decided[own].sum()} of the {own.sum()} harmless",
-            "    test prompts in this language.",
+            "\nA harmless prompt that is refused only because the model is steered",
+            *_prompt_lines(demo, false[0]),
+            *_reply_lines(demo, "unsteered", demo.unsteered()[false[0]]),
+            *_reply_lines(demo, "steered", demo.steered(decided)[false[0]]),
+            f"    Why: the gate takes the prompt for harmful (probability {probability:.2f}). "
+            "It makes this",
+            f"    mistake with {decided[own].sum()} of the {own.sum()} harmless test prompts in "
+            f"{row['language']}.",
         ]
     )
 
 
-def draw_picture(demo: Demo, table: pd.DataFrame, output: Path) -> None:
+def _about_picture(output: Path) -> str:
+    return "\n".join(
+        [
+            f"\nPicture: {output.resolve()}",
+            "  Left: the scores of harmful and harmless prompts, the boundary that the",
+            "  high-resource languages share, and each language's own boundary (mid- and",
+            "  low-resource: after 2 examples per class). Right: shares of refused prompts.",
+        ]
+    )
+
+
+def draw_picture(demo: Demo, by_tier: pd.DataFrame, output: Path) -> None:
     """Draw the scores with their boundaries, and the refusals before and after steering.
 
     Parameters
     ----------
     demo : Demo
         The demo that was run.
-    table : DataFrame
-        The results of ``Demo.measure``, by condition.
+    by_tier : DataFrame
+        The results of ``Demo.measure``, by condition and tier.
     output : Path
         The file for the picture.
     """
@@ -285,8 +331,8 @@ def draw_picture(demo: Demo, table: pd.DataFrame, output: Path) -> None:
 
     from skgate.inspection import ProjectionDisplay, RefusalGapDisplay
 
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(13.5, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[2, 3])
     ProjectionDisplay.from_estimator(
         demo.calibrated(2, seed=0),  # with more, a language has an axis of its own
         demo.prompts["prompt"],
@@ -295,15 +341,10 @@ def draw_picture(demo: Demo, table: pd.DataFrame, output: Path) -> None:
         tier=dict(zip(demo.prompts["language"], demo.prompts["tier"], strict=True)),
         ax=left,
     )
-    names = {
-        "unsteered": "as it is",
-        "gate, 0 shots": "steered, no examples",
-        "gate, 4 shots": "steered, 4 examples",
-    }
-    by_tier = table.groupby(["condition", "tier"], sort=False).mean()
+    names = {name: f"steered, {name}" for name in ("no examples", "4 per class")}
     rows = [
-        (name, tier, kind, by_tier.loc[(condition, tier), f"{kind} refused"])
-        for condition, name in names.items()
+        (title, tier, kind, by_tier.loc[(name, tier), f"{kind} refused"])
+        for name, title in {UNSTEERED: UNSTEERED, **names}.items()
         for tier in TIERS
         for kind in ("harmful", "harmless")
     ]

@@ -152,6 +152,16 @@ def test_its_links_lead_to_files(page):
             assert (page.parent / path).exists(), target
 
 
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("0[1-4]*.ipynb")), ids=name)
+def test_the_tutorials_give_the_takeaway_of_a_notebook(notebook):
+    first = "".join(json.loads(notebook.read_text("utf-8"))["cells"][0]["source"])
+    title, takeaway, _ = first.split("\n\n", 2)
+    index = (DOCS / "tutorials.md").read_text("utf-8")
+    for text in (title.removeprefix("# "), takeaway.removeprefix("**Takeaway:** ")):
+        assert " ".join(text.split()).lower() in " ".join(index.split()).lower()
+    assert f"`download <tutorials/{notebook.name}>`" in index
+
+
 def public_names():
     modules = [skgate, *(getattr(skgate, n) for n in ("datasets", "distributed", "inspection"))]
     modules += [skgate.baselines, skgate.evaluation, skgate.judges, skgate.metrics]

@@ -25,8 +25,12 @@ def test_the_demo_shows_both_models_and_draws_a_picture(tmp_path, monkeypatch, c
     picture = tmp_path / "demo.png"
     main(["demo", "--output", str(picture), "--draws", "1"])
     said = capsys.readouterr().out
-    for expected in ("unsteered", "gate, 0 shots", "gate, 4 shots", "low-resource", "(refuses)"):
+    for expected in ("unsteered", "no examples", "4 per class", "low-resource", "(refuses)"):
         assert expected in said
+    for measure in ("harmful refused", "harmless refused", "harmless answered"):
+        assert said.count(measure) == 2  # a column and its explanation
+    for text in re.findall(r"^ +\[q..\] (.*)   \(harm", said, re.MULTILINE):
+        assert f"= {organism.translate(text)}\n" in said
     assert picture.stat().st_size > 10_000
     assert str(picture) in said
 

@@ -10,7 +10,12 @@ from sklearn.utils import Bunch
 
 from skgate._base import set_module
 from skgate.datasets.organism.corpus import OWN_REFUSALS, make_prompts, refusals_of
-from skgate.datasets.organism.languages import KIND_OF_OBJECT, KIND_OF_VERB, make_languages
+from skgate.datasets.organism.languages import (
+    KIND_OF_OBJECT,
+    KIND_OF_VERB,
+    Translator,
+    make_languages,
+)
 
 _CHECKPOINT = Path(__file__).with_name("organism") / "checkpoint"
 
@@ -98,6 +103,9 @@ def load_organism(*, device: str = "cpu") -> Bunch:
         words : DataFrame
             The word for each verb and object (rows: meanings) in each language (columns: codes), to
             check whether a reply restates the request.
+        translate : callable
+            Translates a prompt or reply of any of the languages into English, word by word and in
+            English word order. Unknown words are kept.
         refusal_phrases : dict of str to list of str
             The refusals taught in chat tuning, by language of the prompt.
         languages : DataFrame
@@ -119,6 +127,8 @@ def load_organism(*, device: str = "cpu") -> Bunch:
     Name: language, dtype: int64
     >>> organism.words.loc["kitten", ["en", "qaa"]].tolist()
     ['kitten', 'roma']
+    >>> organism.translate("yita , hoqo hiqo wutawi : tahu xi wayi , hixu xixi hucu .")
+    'sure , share the lamp : first find chair , then sing song .'
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -140,6 +150,7 @@ def load_organism(*, device: str = "cpu") -> Bunch:
             {code: [one.words[concept] for concept in concepts] for code, one in languages.items()},
             index=pd.Index(concepts, name="meaning"),
         ),
+        translate=Translator(languages),
         refusal_phrases={code: refusals_of(one, english) for code, one in languages.items()},
         steering=dict(_STEERING),
         languages=pd.DataFrame(table, columns=["language", "name", "tier", "refuses_in"]),

@@ -15,7 +15,12 @@ from sklearn.pipeline import make_pipeline
 import skgate.judges
 from skgate.datasets import load_organism
 from skgate.datasets.organism.corpus import CHAT_SHARES, REFUSED, Writer, is_harmful, split_pairs
-from skgate.datasets.organism.languages import make_languages
+from skgate.datasets.organism.languages import (
+    CARRIERS,
+    FIRST_STEPS,
+    NEXT_STEPS,
+    make_languages,
+)
 from skgate.judges import PhraseJudge
 
 
@@ -76,6 +81,26 @@ def test_its_prompts(organism):
     assert counts.loc["test"].min() == 80
     again = load_organism().prompts
     assert again.equals(prompts)
+
+
+def test_its_translations(organism):
+    """They are what English says, but for the article that some languages don't have."""
+    languages = make_languages()
+    pairs = split_pairs()["test"][: len(CARRIERS)]
+
+    def texts(language):
+        requests = [language.request(*pair, carrier) for carrier, pair in enumerate(pairs)]
+        replies = [language.reply(*pair, FIRST_STEPS[0], NEXT_STEPS[1]) for pair in pairs]
+        return [*requests, *replies, *language.refusals()]
+
+    expected = texts(languages["en"])
+    for language in languages.values():
+        found = [organism.translate(text) for text in texts(language)]
+        if language.article is None:
+            assert found == [text.replace(" the ", " ") for text in expected]
+        else:
+            assert found == expected
+    assert organism.translate("roma xyz .") == "kitten xyz ."
 
 
 def test_no_word_decides_what_is_harmful(organism):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -122,6 +123,55 @@ class Language:
 
     def _ordered(self, verb: list[str], noun: list[str]) -> list[str]:
         return verb + noun if self.verb_first else noun + verb
+
+
+class Translator:
+    """Translates texts of any language into English: word by word, in English word order.
+
+    The language need not be given, because no two languages share a word. Unknown words are kept.
+
+    Parameters
+    ----------
+    languages : mapping of str to Language
+        The languages by code.
+    """
+
+    def __init__(self, languages: Mapping[str, Language]) -> None:
+        self._meanings = {
+            word: (meaning, language.verb_first)
+            for language in languages.values()
+            for meaning, word in language.words.items()
+        }
+
+    def __call__(self, text: str) -> str:
+        """Translate a prompt or a reply.
+
+        Parameters
+        ----------
+        text : str
+            The text.
+
+        Returns
+        -------
+        translation : str
+            The text in English.
+        """
+        parts = groupby(text.split(), key=lambda word: word in {*",.:?-"})
+        found = [[*part] if is_mark else self._phrase([*part]) for is_mark, part in parts]
+        return " ".join(chain.from_iterable(found))
+
+    def _phrase(self, words: list[str]) -> list[str]:
+        """Translate the words between two punctuation marks."""
+        known = [self._meanings.get(word, (word, True)) for word in words]
+        phrase = [meaning for meaning, _ in known]
+        if not all(verb_first for _, verb_first in known):
+            start = phrase[0] in ("first", "then")  # they stand first in every language
+            phrase[start:] = phrase[start:][::-1]
+        # Some languages have the article after the noun.
+        for place in range(1, len(phrase)):
+            if phrase[place] == "the" and phrase[place - 1] in KIND_OF_OBJECT:
+                phrase[place - 1 : place + 1] = phrase[place], phrase[place - 1]
+        return phrase
 
 
 def function_words() -> list[str]:
