@@ -16,6 +16,7 @@ under each edit, and the arms that differ by their decisions alone take their ve
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -44,19 +45,24 @@ from skgate.baselines._shared_threshold import share_threshold
 from skgate.evaluation import evaluate_refusal
 from skgate.steering._pipeline import find_fitted_parts
 
-COMMON = {"generate_kwargs": {"max_new_tokens": 24, "do_sample": False}, "batch_tokens": 8192}
+COMMON = {"generate_kwargs": {"max_new_tokens": 24, "do_sample": False}, "batch_tokens": 2048}
 COLUMNS = ["arm", "draw", "id", "flagged", "refused"]
 SHOTS = [0, 1, 4, 16]
 N_DRAWS = 10
 JUDGE_LAYER = 15
 
 
+def keep(path: Path, make: Callable[[], Any]) -> Any:
+    """Load what an earlier call has made, or make it."""
+    if not path.exists():
+        part = path.with_suffix(".part")
+        joblib.dump(make(), part)
+        part.replace(path)
+    return joblib.load(path)
+
+
 def prepare(model: str, folder: Path, layers: list[int]) -> SteeringWrapper:
     """Choose the layer and the strength on source prompts, and fit the gate."""
-    tried = "-".join(map(str, layers))
-    path = folder / f"wrapper-{Path(model).name}-{tried}.joblib"
-    if path.exists():
-        return joblib.load(path)
     sources = load_sources(40)
     reader = ActivationTransformer(
         model, layer=15, dtype="float32", store=str(folder / "activations"), cache_layers=layers
@@ -72,8 +78,6 @@ def prepare(model: str, folder: Path, layers: list[int]) -> SteeringWrapper:
         index="language", columns="strength", values="log_likelihood"
     )
     print(search.round(2).to_string(), wrapper.strength_search_.attrs)
-    joblib.dump(wrapper, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
     return wrapper
 
 
@@ -157,11 +161,21 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, nargs="+", default=[13, 15, 17, 19])
-    parser.add_argument("--n", type=int, default=30, help="prompts per language and class")
+    parser.add_argument(
+        "--n",
+        type=int,
+        default=30,
+        help="of each language and class; a greater number adds prompts",
+    )
     parser.add_argument("--swahili", help="file with harmless Swahili prompts, one a line")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    wrapper = prepare(args.model, args.folder, args.layers)
+    name = f"{Path(args.model).name}-{'-'.join(map(str, args.layers))}"
+    wrapper = keep(
+        args.folder / f"wrapper-{name}.joblib",
+        lambda: prepare(args.model, args.folder, args.layers),
+    )
+    calibrated = keep(args.folder / f"calibrated-{name}.joblib", lambda: calibrate(wrapper))
     judge = fit_on_english(load_replies(), load_activations())
     judge.reader = ActivationTransformer(
         args.model, layer=JUDGE_LAYER, position="last", dtype="float32", store=False
@@ -169,12 +183,11 @@ def main() -> None:
     test, elsewhere = load_test(args.n), load_elsewhere(args.n)
     if args.swahili:
         elsewhere = pd.concat([elsewhere, load_swahili(args.swahili)], ignore_index=True)
-    calibrated = calibrate(wrapper)
     decisions = decide(wrapper, pd.concat([test, elsewhere], ignore_index=True))
 
     def ask(name: str, models: dict[str, Any], prompts: pd.DataFrame) -> pd.DataFrame:
         path = args.folder / f"{name}.jsonl"
-        rows = evaluate_refusal(models, prompts, judge, path=path, texts=True, batch_size=60)
+        rows = evaluate_refusal(models, prompts, judge, path=path, texts=True, batch_size=40)
         return rows.rename(columns={"model": "arm"}).assign(draw=0)
 
     edits = ask("edits", make_edits(wrapper, calibrated), test)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats.qmc import Halton
 
 from skgate.datasets import fetch_multijail, fetch_polyrefuse
 
@@ -23,6 +24,15 @@ def evenly_spaced(prompts: pd.DataFrame, n: int) -> pd.DataFrame:
     )
 
 
+def spread(prompts: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Take n rows of each language and class, spread over them, among which are those of fewer."""
+    points = Halton(1, scramble=False).random(4 * n)[:, 0]
+    parts = prompts.groupby(["language", "harmful"], sort=False)
+    return pd.concat(
+        part.iloc[pd.unique((points * len(part)).astype(int))[:n]] for _, part in parts
+    )
+
+
 def load_sources(n: int) -> pd.DataFrame:
     """Load train prompts of the source languages."""
     return evenly_spaced(fetch_polyrefuse(split="train", languages=SOURCES).frame, n)
@@ -35,14 +45,14 @@ def load_shots(n: int) -> pd.DataFrame:
 
 def load_test(n: int) -> pd.DataFrame:
     """Load test prompts; ``group`` is what a prompt and its translations share."""
-    frame = evenly_spaced(fetch_polyrefuse(split="test", languages=LANGUAGES).frame, n)
+    frame = spread(fetch_polyrefuse(split="test", languages=LANGUAGES).frame, n)
     return _named(frame, "polyrefuse")
 
 
 def load_elsewhere(n: int) -> pd.DataFrame:
     """Load prompts of MultiJail, all of them harmful."""
     frame = fetch_multijail(languages=ELSEWHERE).frame
-    return _named(evenly_spaced(frame, n), "multijail")
+    return _named(spread(frame, n), "multijail")
 
 
 def load_swahili(path: str) -> pd.DataFrame:
