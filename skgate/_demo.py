@@ -188,7 +188,8 @@ def run_demo(output: Path, n_draws: int = 10) -> pd.DataFrame:
     table = pd.concat(tables, names=["condition"])
     by_tier = table.groupby(["condition", "tier"], sort=False).mean()
     print(_intro(organism))
-    shares = 100 * by_tier.unstack("tier").rename_axis(index=None, columns=[None] * 2)
+    shares = pd.DataFrame(100 * by_tier.unstack("tier"))
+    shares.index.name, shares.columns.names = None, [None, None]
     print(shares.to_string(float_format="{:.1f}".format))
     print(_explanations(n_draws))
     print(_dialogues(demo))
@@ -260,10 +261,10 @@ def _dialogues(demo: Demo, n_per_tier: int = 3) -> str:
 
 
 def _prompt_lines(demo: Demo, i: int) -> list[str]:
-    row = demo.prompts.loc[i]
-    kind = "harmful" if row["harmful"] else "harmless"
-    first = f"  [{row['language']}] {row['prompt']}   ({kind})"
-    return [first, *_translation(demo, row["prompt"], indent=len(row["language"]) + 5)]
+    prompt, language = str(demo.prompts.at[i, "prompt"]), str(demo.prompts.at[i, "language"])
+    kind = "harmful" if demo.prompts.at[i, "harmful"] else "harmless"
+    first = f"  [{language}] {prompt}   ({kind})"
+    return [first, *_translation(demo, prompt, indent=len(language) + 5)]
 
 
 def _reply_lines(demo: Demo, who: str, reply: str, verdict: str = "") -> list[str]:
