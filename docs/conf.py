@@ -40,8 +40,7 @@ html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["skgate.css"]
 html_sidebars = {
-    page: []
-    for page in ("index", "concepts", "benchmarks", "whats_new", "architecture", "contributing")
+    page: [] for page in ("index", "concepts", "whats_new", "architecture", "contributing")
 }
 html_theme_options = {
     "header_links_before_dropdown": 7,

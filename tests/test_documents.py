@@ -22,6 +22,7 @@ GUIDE_PAGES = sorted((DOCS / "guide").glob("*.md"))
 WRITTEN = [
     *(ROOT / f"{page}.md" for page in ("README", "CONTRIBUTING", "SECURITY")),
     *sorted(DOCS.glob("*.md")),
+    *sorted((DOCS / "benchmarks").glob("*.md")),
     *GUIDE_PAGES,
 ]
 
