@@ -142,6 +142,13 @@ def test_readme_has_two_commands_for_ci():
     assert all(command in landing for command in commands)
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=name)
+def test_github_shows_no_raw_role(page):
+    """GitHub knows no roles or directives of Sphinx."""
+    text = page.read_text("utf-8")
+    assert not re.search(r"\{[\w:-]+\}`|^[`:]{3,}\s*\{", text, flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", WRITTEN, ids=name)
 def test_its_links_lead_to_files(page):
     text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
