@@ -275,7 +275,7 @@ def test_live_model_is_an_error_that_says_what_to_do(cluster, frame, model, toke
 
 def test_without_ray(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r'pip install "skgate\[ray\]"'):
+    with pytest.raises(ImportError, match=r"pip install '\.\[ray\]'"):
         extract("in", ActivationTransformer("an/id", layer=1, position="last"), tmp_path / "out")
 
 

@@ -23,6 +23,7 @@ GUIDE_PAGES = sorted((DOCS / "guide").glob("*.md"))
 WRITTEN = [
     *(ROOT / f"{page}.md" for page in ("README", "CONTRIBUTING", "SECURITY")),
     *sorted(DOCS.glob("*.md")),
+    *sorted((DOCS / "benchmarks").glob("*.md")),
     *GUIDE_PAGES,
 ]
 
@@ -141,6 +142,13 @@ def test_readme_has_two_commands_for_ci():
     assert commands[1].endswith("-m pytest\n")
     landing = (DOCS / "index.md").read_text(encoding="utf-8")
     assert all(command in landing for command in commands)
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=name)
+def test_github_shows_no_raw_role(page):
+    """GitHub knows no roles or directives of Sphinx."""
+    text = page.read_text("utf-8")
+    assert not re.search(r"\{[\w:-]+\}`|^[`:]{3,}\s*\{", text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=name)

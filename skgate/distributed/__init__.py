@@ -1,4 +1,4 @@
-"""Extraction on several machines, with Ray (``pip install "skgate[ray]"``)."""
+"""Extraction on several machines, with Ray (``pip install '.[ray]'`` in the checkout)."""
 
 from __future__ import annotations
 

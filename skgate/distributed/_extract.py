@@ -184,7 +184,8 @@ def _import_ray() -> Any:
         import ray.data
     except ImportError as error:
         raise ImportError(
-            f'skgate.distributed needs Ray Data ({error}): pip install "skgate[ray]"'
+            f"skgate.distributed needs Ray Data ({error}): "
+            "pip install '.[ray]' in the checkout of skgate."
         ) from error
     return ray
 

@@ -106,7 +106,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         import pyarrow  # noqa: F401  (what pandas reads the file with)
     except ImportError as error:
         raise ImportError(
-            f'Parquet files need pyarrow ({error}): pip install "skgate[evaluation]"'
+            f"Parquet files need pyarrow ({error}): "
+            "pip install '.[evaluation]' in the checkout of skgate."
         ) from error
     return pd.read_parquet(path, engine="pyarrow")
 

@@ -69,7 +69,7 @@ def load_prompts(
         If there is no such file.
     ImportError
         If ``source`` is a Parquet file and pyarrow is not installed:
-        ``pip install "skgate[evaluation]"``.
+        ``pip install '.[evaluation]'`` in the checkout of skgate.
 
     See Also
     --------

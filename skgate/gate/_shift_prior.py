@@ -21,8 +21,8 @@ from skgate.gate._subspace import Floats
 
 SCORE_TAILS = 5.0  # degrees of freedom of a language's scores: one bad shot does not sink it
 
-# Assumptions about a new language. Round numbers; docs/benchmarks.md shows the effect of halving
-# and doubling them. Shifts are in standard deviations of the scores within a class.
+# Assumptions about a new language. Round numbers; docs/benchmarks/constants.md shows what halving
+# and doubling them changes. Shifts are in standard deviations of the scores within a class.
 _TAILS = 3.0  # degrees of freedom of the parts
 _SHIFT, _SQUEEZE = 0.35, 0.12  # narrow scales, as far as four source languages' worth of belief
 _BELIEF = 4.0

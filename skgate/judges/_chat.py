@@ -29,7 +29,8 @@ class ChatJudge(BaseEstimator):
     """Find refusals by asking a language model, through any OpenAI-compatible chat endpoint.
 
     It reads meaning in every language that the judging model knows, and tells refused, answered and
-    garbled replies apart. It needs the package openai: ``pip install "skgate[judges]"``.
+    garbled replies apart. It needs the package openai:
+    ``pip install '.[judges]'`` in the checkout of skgate.
 
     The prompts and replies are **sent to the endpoint**.
 
@@ -291,7 +292,10 @@ class ChatJudge(BaseEstimator):
 
     def _make_asker(self, *, has_verdicts: bool) -> Asker:
         if find_spec("openai") is None:
-            raise ImportError('ChatJudge needs the package openai: pip install "skgate[judges]"')
+            raise ImportError(
+                "ChatJudge needs the package openai: "
+                "pip install '.[judges]' in the checkout of skgate."
+            )
         return Asker(
             model=self.model,
             base_url=self.base_url,

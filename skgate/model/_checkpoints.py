@@ -320,7 +320,8 @@ def _check_gguf(options: Mapping[str, Any]) -> None:
     file = options.get("gguf_file")
     if file is not None and find_spec("gguf") is None:
         raise ImportError(
-            f'Got gguf_file={file!r}, which needs the package gguf: pip install "skgate[gguf]"'
+            f"Got gguf_file={file!r}, which needs the package gguf: "
+            "pip install '.[gguf]' in the checkout of skgate."
         )
 
 

@@ -201,5 +201,5 @@ def test_missing_file(tmp_path):
 def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
     FRAME.to_parquet(tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r'pip install "skgate\[evaluation\]"'):
+    with pytest.raises(ImportError, match=r"pip install '\.\[evaluation\]'"):
         load_prompts(tmp_path / "a.parquet")

@@ -652,7 +652,7 @@ def test_bad_parameters_are_named_when_used(parameters):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ImportError, match=r'pip install "skgate\[judges\]"'):
+    with pytest.raises(ImportError, match=r"pip install '\.\[judges\]'"):
         ChatJudge("scripted", api_key_env=None).verdicts(["Hello"], ["Hello"])
 
 

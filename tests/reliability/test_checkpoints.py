@@ -221,7 +221,7 @@ def test_without_gguf_the_extra_is_named(tmp_path, monkeypatch):
     path = save_gguf(tmp_path / "folder", GGUF_TEMPLATE)
     monkeypatch.setattr("skgate.model._checkpoints.find_spec", lambda name: None)
     reader = ActivationTransformer(path, layer=LAYER, model_kwargs={"gguf_file": "tiny.gguf"})
-    with pytest.raises(ImportError, match=r"tiny\.gguf.*skgate\[gguf\]"):
+    with pytest.raises(ImportError, match=r"tiny\.gguf.*pip install '\.\[gguf\]'"):
         reader.transform(["boil"])
 
 
