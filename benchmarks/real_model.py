@@ -7,7 +7,8 @@ float32 on two CPU cores, about 80 minutes in all). Layer and strength are chose
 train prompts. Then 30 harmful and 30 harmless test prompts in six languages are answered, and 30
 harmful ones of MultiJail in five. Everything that has run is kept in FOLDER; a call goes on where
 the last one ended, even if it was killed. FOLDER must be outside of the repository, because it
-holds replies to harmful prompts. ``real_model.csv`` in it, without texts, is the result.
+holds replies to harmful prompts. ``real_model.csv`` in it, without texts, is the result, rewritten
+after each stage.
 
 A prompt's reply depends on its own edit only (up to rounding). So each prompt is answered once
 under each edit, and the arms that differ by their decisions alone take their verdicts from these.
@@ -112,6 +113,11 @@ def make_edits(wrapper: SteeringWrapper, calibrated: SteeringWrapper) -> dict[st
     }
 
 
+def make_pair(wrapper: SteeringWrapper, calibrated: SteeringWrapper) -> dict[str, Any]:
+    """Make the model as it is and as it is steered with four shots per class."""
+    return {"unsteered": leave_alone(wrapper), "ours, 4 shots": calibrated}
+
+
 def make_directions(wrapper: SteeringWrapper, calibrated: SteeringWrapper) -> dict[str, Any]:
     """Make the models that steer along another direction."""
     shots = load_shots(40).groupby(["language", "harmful"]).sample(4, random_state=0)
@@ -151,9 +157,19 @@ def decide(wrapper: SteeringWrapper, prompts: pd.DataFrame) -> pd.DataFrame:
 def compose(decisions: pd.DataFrame, edits: pd.DataFrame) -> pd.DataFrame:
     """Take the verdict on the edit that each decision chooses; NaN where that was not asked."""
     chosen = decisions["flagged"].map({True: "activation addition", False: "directional ablation"})
-    by_edit = edits.set_index(["id", "arm"])["refused"]
+    by_edit = edits.set_index(["id", "model"])["refused"]
     keys = pd.MultiIndex.from_arrays([decisions["id"], chosen])
     return decisions.assign(refused=by_edit.reindex(keys).to_numpy())
+
+
+def collect(
+    decisions: pd.DataFrame, answers: list[pd.DataFrame], prompts: pd.DataFrame
+) -> pd.DataFrame:
+    """Put the stages that have run together, without texts; ``answers`` begin with the edits."""
+    asked = [one.rename(columns={"model": "arm"}).assign(draw=0) for one in answers]
+    results = pd.concat([compose(decisions, answers[0]), *asked])[COLUMNS]
+    results = results.drop_duplicates(["arm", "draw", "id"], keep="last")  # asked, not composed
+    return results.merge(prompts.drop(columns="prompt"), on="id", validate="many_to_one")
 
 
 def main() -> None:
@@ -183,23 +199,20 @@ def main() -> None:
     test, elsewhere = load_test(args.n), load_elsewhere(args.n)
     if args.swahili:
         elsewhere = pd.concat([elsewhere, load_swahili(args.swahili)], ignore_index=True)
-    decisions = decide(wrapper, pd.concat([test, elsewhere], ignore_index=True))
-
-    def ask(name: str, models: dict[str, Any], prompts: pd.DataFrame) -> pd.DataFrame:
-        path = args.folder / f"{name}.jsonl"
-        rows = evaluate_refusal(models, prompts, judge, path=path, texts=True, batch_size=40)
-        return rows.rename(columns={"model": "arm"}).assign(draw=0)
-
-    edits = ask("edits", make_edits(wrapper, calibrated), test)
+    prompts = pd.concat([test, elsewhere], ignore_index=True)
+    decisions = decide(wrapper, prompts)
     some = test[test["language"].isin(AVERAGED)]
-    directions = ask("directions", make_directions(wrapper, calibrated), some)
-    models = {"unsteered": leave_alone(wrapper), "ours, 4 shots": calibrated}
-    others = ask("elsewhere", models, elsewhere)
-    results = pd.concat([compose(decisions, edits), edits, directions, others])[COLUMNS]
-    results = results.drop_duplicates(["arm", "draw", "id"], keep="last")  # asked, not composed
-    prompts = pd.concat([test, elsewhere]).drop(columns="prompt")
-    results = results.merge(prompts, on="id", validate="many_to_one")
-    results.to_csv(args.folder / "real_model.csv", index=False)
+    stages = {
+        "edits": (make_edits(wrapper, calibrated), test),
+        "elsewhere": (make_pair(wrapper, calibrated), elsewhere),
+        "directions": (make_directions(wrapper, calibrated), some),
+    }
+    answers: list[pd.DataFrame] = []
+    for stage, (models, asked) in stages.items():
+        path = args.folder / f"{stage}.jsonl"
+        answers.append(evaluate_refusal(models, asked, judge, path=path, texts=True, batch_size=40))
+        results = collect(decisions, answers, prompts)
+        results.to_csv(args.folder / "real_model.csv", index=False)
     parts = find_fitted_parts(wrapper)
     print(f"{len(results)} rows; layer {parts.transformer.layer}, strength {wrapper.strength_}")
 
