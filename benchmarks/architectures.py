@@ -614,16 +614,19 @@ A tiny model of each architecture, with random weights, was compared with plain 
 steered. {n_refused} are refused, and {n_untried} could not be tried.
 
 The tables say nothing about how well a model can be steered: find the layer and the strength on
-your own data. `benchmarks/architectures.py` writes them. A test runs the same comparisons every week
-on the newest versions.
+your own data. `benchmarks/architectures.py` writes them. A test runs the same comparisons every
+week on the newest versions.
 """
 _EXACT = """
 ## Read and steered exactly
 
 The `config.json` of a model states its model type. Select the range that it falls into.
 """
-_OTHERS = """
-## Refused, or not steered
+_NOT_STEERED = """
+## Read exactly, not steered
+"""
+_REFUSED = """
+## Refused
 """
 _UNTRIED = """
 ## Not tried
@@ -649,37 +652,34 @@ def write_page(rows: Sequence[Row]) -> str:
     )
     text += _tables(tried)
     if untried:
-        text += _UNTRIED
-        table = [
-            (f"`{row.model_type}`", f"`{row.model_class}`", _cell(row.reading, NOT_BUILT + ": "))
-            for row in untried
-        ]
-        text += _table(("model type", "class", "reason"), table)
+        text += _UNTRIED + _reasons([(row, row.reading) for row in untried], NOT_BUILT)
     return text
 
 
 def _tables(tried: Sequence[Row]) -> str:
-    """Write folded tables of what is exact, and a table of the rest."""
-    exact = [row for row in tried if (row.reading, row.steering) == (EXACT, EXACT)]
+    """Write folded tables of what is exact, and tables of the rest."""
+    exact = [row for row in tried if row.steering.startswith(EXACT)]
     text = _EXACT
     for start in range(0, len(exact), N_FOLDED):
         rows = exact[start : start + N_FOLDED]
         table = _table(
-            ("model type", "class"), [(f"`{row.model_type}`", f"`{row.model_class}`") for row in rows]
+            ("model type", "class"),
+            [(f"`{row.model_type}`", f"`{row.model_class}`") for row in rows],
         )
         title = f"{rows[0].model_type} to {rows[-1].model_type}"
         text += f"\n<details>\n<summary>{title}</summary>\n{table}\n</details>\n"
-    others = [
-        (
-            f"`{row.model_type}`",
-            f"`{row.model_class}`",
-            _cell(row.reading),
-            "the same" if row.steering == row.reading else _cell(row.steering),
-        )
-        for row in tried
-        if row not in exact
+    text += _NOT_STEERED + _reasons(
+        [(row, row.steering) for row in tried if row.reading == EXACT and row not in exact]
+    )
+    return text + _REFUSED + _reasons([(row, row.reading) for row in tried if row.reading != EXACT])
+
+
+def _reasons(found: Sequence[tuple[Row, str]], without: str = REFUSED) -> str:
+    rows = [
+        (f"`{row.model_type}`", f"`{row.model_class}`", _cell(reason, f"{without}: "))
+        for row, reason in found
     ]
-    return text + _OTHERS + _table(("model type", "class", "reading", "steering"), others)
+    return _table(("model type", "class", "reason"), rows)
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
