@@ -590,6 +590,7 @@ def try_all(names: Sequence[str] = (), results: Path | None = None) -> list[Row]
 
 # The page
 
+N_FOLDED = 60  # rows of a folded table
 _INTRODUCTION = """# Supported models
 
 This page lists the architectures of transformers that skgate reads and steers. It covers every
@@ -612,9 +613,20 @@ A tiny model of each architecture, with random weights, was compared with plain 
 {n_exact} architectures are read and steered exactly. {n_read} more are read exactly, but not
 steered. {n_refused} are refused, and {n_untried} could not be tried.
 
-The table says nothing about how well a model can be steered: find the layer and the strength on
-your own data. `benchmarks/architectures.py` writes it. A test runs the same comparisons every week
-on the newest versions.
+The tables say nothing about how well a model can be steered: find the layer and the strength on
+your own data. `benchmarks/architectures.py` writes them. A test runs the same comparisons every
+week on the newest versions.
+"""
+_EXACT = """
+## Read and steered exactly
+
+The `config.json` of a model states its model type. Select the range that it falls into.
+"""
+_NOT_STEERED = """
+## Read exactly, not steered
+"""
+_REFUSED = """
+## Refused
 """
 _UNTRIED = """
 ## Not tried
@@ -638,19 +650,36 @@ def write_page(rows: Sequence[Row]) -> str:
         n_refused=n_refused,
         n_untried=len(untried),
     )
-    table = [
-        (f"`{row.model_type}`", f"`{row.model_class}`", _cell(row.reading), _cell(row.steering))
-        for row in tried
-    ]
-    text += _table(("model type", "class", "reading", "steering"), table)
+    text += _tables(tried)
     if untried:
-        text += _UNTRIED
-        table = [
-            (f"`{row.model_type}`", f"`{row.model_class}`", _cell(row.reading, NOT_BUILT + ": "))
-            for row in untried
-        ]
-        text += _table(("model type", "class", "reason"), table)
+        text += _UNTRIED + _reasons([(row, row.reading) for row in untried], NOT_BUILT)
     return text
+
+
+def _tables(tried: Sequence[Row]) -> str:
+    """Write folded tables of what is exact, and tables of the rest."""
+    exact = [row for row in tried if row.steering.startswith(EXACT)]
+    text = _EXACT
+    for start in range(0, len(exact), N_FOLDED):
+        rows = exact[start : start + N_FOLDED]
+        table = _table(
+            ("model type", "class"),
+            [(f"`{row.model_type}`", f"`{row.model_class}`") for row in rows],
+        )
+        title = f"{rows[0].model_type} to {rows[-1].model_type}"
+        text += f"\n<details>\n<summary>{title}</summary>\n{table}\n</details>\n"
+    text += _NOT_STEERED + _reasons(
+        [(row, row.steering) for row in tried if row.reading == EXACT and row not in exact]
+    )
+    return text + _REFUSED + _reasons([(row, row.reading) for row in tried if row.reading != EXACT])
+
+
+def _reasons(found: Sequence[tuple[Row, str]], without: str = REFUSED) -> str:
+    rows = [
+        (f"`{row.model_type}`", f"`{row.model_class}`", _cell(reason, f"{without}: "))
+        for row, reason in found
+    ]
+    return _table(("model type", "class", "reason"), rows)
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -21,10 +21,10 @@ def modules() -> Iterator[tuple[Path, str]]:
 
 
 def write_tables() -> str:
-    """Write a Markdown table for each folder."""
+    """Write a Markdown table for each folder, folded."""
     lines = []
     for folder, files in groupby(modules(), key=lambda file: file[0].parent):
-        lines += [f"**{folder.as_posix()}/**", "", "| file | purpose |", "| --- | --- |"]
+        lines += [f"```{{dropdown}} {folder.as_posix()}/", "| file | purpose |", "| --- | --- |"]
         lines += [f"| `{path.name}` | {purpose} |" for path, purpose in files]
-        lines.append("")
+        lines += ["```", ""]
     return "\n".join(lines)

@@ -24,6 +24,7 @@ WRITTEN = [
     *(ROOT / f"{page}.md" for page in ("README", "CONTRIBUTING", "SECURITY")),
     *sorted(DOCS.glob("*.md")),
     *sorted((DOCS / "benchmarks").glob("*.md")),
+    *sorted((DOCS / "reliability").glob("*.md")),
     *GUIDE_PAGES,
 ]
 
