@@ -4,11 +4,11 @@
 
 MODEL is the folder of a chat model (the stored figures are of Qwen2.5-Coder-1.5B-Instruct in
 float32 on two CPU cores, with ``--n 16``; the first stage, "edits", took an hour). Layer and
-strength are chosen on PolyRefuse's train prompts. Then 30 harmful and 30 harmless test prompts in six languages are answered, and 30
-harmful ones of MultiJail in five. Everything that has run is kept in FOLDER; a call goes on where
-the last one ended, even if it was killed. FOLDER must be outside of the repository, because it
-holds replies to harmful prompts. ``real_model.csv`` in it, without texts, is the result, rewritten
-after each stage.
+strength are chosen on PolyRefuse's train prompts. Then 30 harmful and 30 harmless test prompts in
+six languages are answered, and 30 harmful ones of MultiJail in five. Everything that has run is
+kept in FOLDER; a call goes on where the last one ended, even if it was killed. FOLDER must be
+outside of the repository, because it holds replies to harmful prompts. ``real_model.csv`` in it,
+without texts, is the result, rewritten after each stage.
 
 A prompt's reply depends on its own edit only (up to rounding). So each prompt is answered once
 under each edit, and the arms that differ by their decisions alone take their verdicts from these.
