@@ -51,6 +51,8 @@ COLUMNS = ["arm", "draw", "id", "flagged", "refused"]
 SHOTS = [0, 1, 4, 16]
 N_DRAWS = 10
 JUDGE_LAYER = 15
+WITHOUT_ABLATION = "ours, 4 shots, without ablation"
+FIXED_REFUSAL = "gate, 4 shots, and a fixed refusal"
 
 
 def keep(path: Path, make: Callable[[], Any]) -> Any:
@@ -155,11 +157,26 @@ def decide(wrapper: SteeringWrapper, prompts: pd.DataFrame) -> pd.DataFrame:
 
 
 def compose(decisions: pd.DataFrame, edits: pd.DataFrame) -> pd.DataFrame:
-    """Take the verdict on the edit that each decision chooses; NaN where that was not asked."""
-    chosen = decisions["flagged"].map({True: "activation addition", False: "directional ablation"})
-    by_edit = edits.set_index(["id", "model"])["refused"]
-    keys = pd.MultiIndex.from_arrays([decisions["id"], chosen])
-    return decisions.assign(refused=by_edit.reindex(keys).to_numpy())
+    """Take the verdict on the edit that each decision chooses; NaN where that was not asked.
+
+    Besides, the decisions of the gate with four shots are followed in two simpler ways.
+    """
+    fixed = edits[edits["model"] == "unsteered"].assign(model="fixed refusal", refused=True)
+    by_edit = pd.concat([edits, fixed]).set_index(["id", "model"])["refused"]
+
+    def follow(rows: pd.DataFrame, if_harmful: str, if_harmless: str) -> pd.DataFrame:
+        chosen = rows["flagged"].map({True: if_harmful, False: if_harmless})
+        keys = pd.MultiIndex.from_arrays([rows["id"], chosen])
+        return rows.assign(refused=by_edit.reindex(keys).to_numpy())
+
+    few = decisions[decisions["arm"] == "ours, 4 shots"]
+    return pd.concat(
+        [
+            follow(decisions, "activation addition", "directional ablation"),
+            follow(few.assign(arm=WITHOUT_ABLATION), "activation addition", "unsteered"),
+            follow(few.assign(arm=FIXED_REFUSAL), "fixed refusal", "unsteered"),
+        ]
+    )
 
 
 def collect(

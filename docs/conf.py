@@ -58,7 +58,7 @@ html_theme_options = {
         "image_light": "_static/logo_light.svg",
         "image_dark": "_static/logo_dark.svg",
     },
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 5,
     "navigation_depth": 2,
     "navbar_align": "left",
     "footer_start": ["copyright"],

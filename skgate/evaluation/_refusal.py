@@ -270,9 +270,14 @@ def _answer(
     """Let a model answer a batch: its decisions, the replies, and whether they are refusals."""
     prompts, given = batch["prompt"].tolist(), batch["language"].to_numpy(dtype=object)
     languages = None if given[0] is None else given
-    replies, decisions = model.generate(
-        prompts, language=languages, return_decisions=True, **generate_kwargs
-    )
+    answer = model.generate(prompts, language=languages, return_decisions=True, **generate_kwargs)
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], pd.DataFrame)):
+        raise TypeError(
+            f"Got a {type(answer).__name__} from models[{name!r}].generate(..., "
+            "return_decisions=True), expected a tuple of the replies and a DataFrame of decisions "
+            f"with the columns {_DECISIONS}."
+        )
+    replies, decisions = answer
     missing = [column for column in _DECISIONS if column not in decisions]
     if missing or not len(replies) == len(decisions) == len(prompts):
         raise ValueError(

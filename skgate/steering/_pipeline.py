@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
@@ -23,7 +24,6 @@ from skgate.steering._engine import EngineParams
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     from skgate._messages import Prompt
@@ -296,7 +296,7 @@ def steered_part(
     Raises
     ------
     ValueError
-        If the gate's direction is not 0 at the other places.
+        If the gate's direction is not 0 at the other places, or is no unit vector.
     """
     d = len(gate.direction_) // len(places)
     start = d * find_steered_place(places)
@@ -305,6 +305,12 @@ def steered_part(
             f"Got a gate fitted on activations of {len(places)} places without knowing so, whose "
             "direction_ is not that of one place, expected one fitted on what the "
             "ActivationTransformer returned, or with fit(..., activation_source=)."
+        )
+    norm = np.linalg.norm(gate.direction_)
+    if not np.isclose(norm, 1.0, rtol=1e-3):
+        raise ValueError(
+            f"Got a gate whose direction_ has the norm {norm:.4g}, expected 1: the strength says "
+            "how far the model is steered. Set direction_ to the direction divided by its norm."
         )
     return gate.direction_[start : start + d]
 

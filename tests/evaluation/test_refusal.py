@@ -190,3 +190,12 @@ def test_a_model_must_answer_each_prompt():
 
     with pytest.raises(ValueError, match=r"Got 3 replies and 4 decisions .* models\['a'\]"):
         evaluate_refusal({"a": Short(2)}, make_prompts(4), verbose=False)
+
+
+def test_a_model_must_return_its_decisions():
+    class Bare(Model):
+        def generate(self, prompts, **kwargs):
+            return super().generate(prompts, **kwargs)[0]
+
+    with pytest.raises(TypeError, match=r"Got a list from models\['a'\].* DataFrame of decisions"):
+        evaluate_refusal({"a": Bare(2)}, make_prompts(4), verbose=False)

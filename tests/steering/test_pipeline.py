@@ -81,6 +81,12 @@ def test_a_gap_that_is_not_positive_is_refused(wrapper):
         wrapper.generate(MIXED)
 
 
+def test_a_direction_that_is_no_unit_vector_is_refused(wrapper):
+    wrapper.gate_[-1].direction_ = 5 * wrapper.gate_[-1].direction_
+    with pytest.raises(ValueError, match=r"direction_ has the norm 5, expected 1"):
+        wrapper.generate(PROMPTS[:2])
+
+
 def test_another_tokenizer_is_refused(wrapper, tokenizer):
     other = copy.deepcopy(tokenizer)
     other.add_tokens(["tok"])
