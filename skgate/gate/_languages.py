@@ -388,7 +388,8 @@ def check_known(book: LanguageBook, language: Languages, unknown_language: str) 
             "'detect'."
         )
     used = (
-        "The decisions of the known languages are averaged by how well the prompts fit them"
+        "Prompts are decided as in the known languages that they resemble, and as in the source "
+        "languages if they resemble none"
         if book.detects(unknown_language)
         else "The pooled source's boundary is used"
     )
@@ -406,8 +407,8 @@ def warn_unseen(book: LanguageBook, detected: Languages) -> None:
     if sum(unseen) > _UNSEEN_SHARE * len(unseen):
         warnings.warn(
             f"{sum(unseen)} of {len(unseen)} prompts look like none of the languages that the gate "
-            f"knows ({book.languages}). Their decisions follow the source languages, which may be "
-            "far from right: calibrate their language with partial_fit.",
+            f"knows ({book.languages}). They are decided as in the source languages, which may "
+            "be far from right: calibrate their language with partial_fit.",
             UserWarning,
             stacklevel=find_stack_level(),
         )

@@ -87,8 +87,9 @@ class LatentGate(VersionedPickle, LanguageInsights):
     unknown_language : {"detect", "source", "error"}, default="detect"
         How to decide about a language that was never seen. "detect" infers the languages from the
         activations (see Notes) and warns, "source" uses the pooled source's boundary and warns,
-        "error" raises an error. If no language is given, the same applies, but without a warning,
-        and "error" then uses the pooled source's boundary.
+        "error" raises an error. If no language is given, "detect" warns only if more than a tenth
+        of the prompts resemble no known language. "source" does not warn then, and "error" uses
+        the pooled source's boundary.
     language_column : str, int or None, default=None
         Column of ``X`` that holds the language, by name or (in arrays) by index, used instead of
         the keyword ``language``.

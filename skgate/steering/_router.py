@@ -131,6 +131,7 @@ class Router:
         return pd.DataFrame(
             {
                 "language": languages,
+                "language_known": languages.isin(self._book.languages),
                 "harmful": self._scores > 0,
                 "harm_score": self._scores,
                 "action": self._choose(self._scores),

@@ -435,10 +435,11 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
             In the order of the prompts, without special tokens.
         decisions : DataFrame of length n_prompts
             Only with ``return_decisions=True``. It has the index of ``prompts``, if they are a
-            Series or DataFrame. Columns ``language`` (as given or detected; None if the gate does
-            not know it), ``harmful`` (bool), ``harm_score`` (greater than 0 means harmful),
-            ``action`` ("add", "ablate" or "none") and ``gate_version``, a hash of everything that
-            determines the gate's decisions.
+            Series or DataFrame. Columns ``language`` (as given, else as detected; None if no known
+            language was detected), ``language_known`` (bool; whether the gate has a boundary for
+            it), ``harmful`` (bool), ``harm_score`` (greater than 0 means harmful), ``action``
+            ("add", "ablate" or "none") and ``gate_version``, a hash of everything that determines
+            the gate's decisions.
 
         Raises
         ------

@@ -168,7 +168,9 @@ def test_half_precision_edits_to_rounding(tokenizer):
 def test_decisions_say_what_was_done(wrapper):
     replies, decisions = wrapper.generate(PROMPTS, language=LANGUAGE, return_decisions=True)
     assert len(replies) == len(decisions) == len(PROMPTS)
-    assert list(decisions) == ["language", "harmful", "harm_score", "action", "gate_version"]
+    assert list(decisions) == [
+        *("language", "language_known", "harmful", "harm_score", "action", "gate_version")
+    ]
     assert decisions["language"].tolist() == LANGUAGE.tolist()
     np.testing.assert_array_equal(decisions["harmful"], decisions["harm_score"] > 0)
     np.testing.assert_array_equal(decisions["action"] == "add", decisions["harmful"])
@@ -193,7 +195,10 @@ def test_each_prompt_has_its_own_language(wrapper):
     )
     np.testing.assert_allclose(decisions["harm_score"], [one[0], one[1], one[0]], atol=1e-5)
     with pytest.warns(UserWarning, match=r"language \['yo'\], which the gate has never seen"):
-        wrapper.generate(["kill egg"], language="yo")
+        _, decisions = wrapper.generate(
+            ["kill egg"] * 2, language=["yo", "sw"], return_decisions=True
+        )
+    assert decisions["language_known"].tolist() == [False, True]
 
 
 def test_a_second_call_decides_anew(wrapper):
