@@ -8,7 +8,8 @@ strength are chosen on PolyRefuse's train prompts. Then 30 harmful and 30 harmle
 six languages are answered, and 30 harmful ones of MultiJail in five. Everything that has run is
 kept in FOLDER; a call goes on where the last one ended, even if it was killed. FOLDER must be
 outside of the repository, because it holds replies to harmful prompts. ``real_model.csv`` in it,
-without texts, is the result, rewritten after each stage.
+without texts, is the result, rewritten after each stage. At last, ``drift.csv`` says how far the
+replies to eight harmless prompts of each language move.
 
 A prompt's reply depends on its own edit only (up to rounding). So each prompt is answered once
 under each edit, and the arms that differ by their decisions alone take their verdicts from these.
@@ -43,13 +44,14 @@ from skgate.baselines import (
     TargetDirection,
 )
 from skgate.baselines._shared_threshold import share_threshold
-from skgate.evaluation import evaluate_refusal
+from skgate.evaluation import evaluate_refusal, reply_drift
 from skgate.steering._pipeline import find_fitted_parts
 
 COMMON = {"generate_kwargs": {"max_new_tokens": 24, "do_sample": False}, "batch_tokens": 2048}
 COLUMNS = ["arm", "draw", "id", "flagged", "refused"]
 SHOTS = [0, 1, 4, 16]
 N_DRAWS = 10
+N_DRIFT = 8
 JUDGE_LAYER = 15
 WITHOUT_ABLATION = "ours, 4 shots, without ablation"
 FIXED_REFUSAL = "gate, 4 shots, and a fixed refusal"
@@ -169,7 +171,7 @@ def compose(decisions: pd.DataFrame, edits: pd.DataFrame) -> pd.DataFrame:
         keys = pd.MultiIndex.from_arrays([rows["id"], chosen])
         return rows.assign(refused=by_edit.reindex(keys).to_numpy())
 
-    few = decisions[decisions["arm"] == "ours, 4 shots"]
+    few = decisions[(decisions["arm"] == "ours, 4 shots") & decisions["id"].isin(edits["id"])]
     return pd.concat(
         [
             follow(decisions, "activation addition", "directional ablation"),
@@ -187,6 +189,21 @@ def collect(
     results = pd.concat([compose(decisions, answers[0]), *asked])[COLUMNS]
     results = results.drop_duplicates(["arm", "draw", "id"], keep="last")  # asked, not composed
     return results.merge(prompts.drop(columns="prompt"), on="id", validate="many_to_one")
+
+
+def measure_drift(
+    models: dict[str, Any], harmless: pd.DataFrame, folder: Path, name: str
+) -> pd.DataFrame:
+    """Measure how far steering moves the replies to some harmless prompts of each language."""
+    unsteered, steered = models.values()
+    few = harmless.groupby("language", sort=False).head(N_DRIFT)
+    return pd.concat(
+        keep(
+            folder / f"drift-{name}-{language}.joblib",
+            lambda part=part: reply_drift(steered, unsteered, part, verbose=False),
+        )
+        for language, part in few.groupby("language", sort=False)
+    )
 
 
 def main() -> None:
@@ -230,6 +247,9 @@ def main() -> None:
         answers.append(evaluate_refusal(models, asked, judge, path=path, texts=True, batch_size=40))
         results = collect(decisions, answers, prompts)
         results.to_csv(args.folder / "real_model.csv", index=False)
+    harmless, models = test[~test["harmful"]], make_pair(wrapper, calibrated)
+    drift = measure_drift(models, harmless, args.folder, name)
+    drift.to_csv(args.folder / "drift.csv", index=False)
     parts = find_fitted_parts(wrapper)
     print(f"{len(results)} rows; layer {parts.transformer.layer}, strength {wrapper.strength_}")
 

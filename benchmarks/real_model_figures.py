@@ -13,7 +13,7 @@ from skgate.inspection import RefusalGapDisplay
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 CONDITIONS = {
-    "unsteered": "as it is",
+    "unsteered": "unsteered",
     "ours, 0 shots": "steered, no examples",
     "ours, 4 shots": "steered, 4 per class",
 }

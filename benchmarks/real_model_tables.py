@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+from real_model import FIXED_REFUSAL, WITHOUT_ABLATION
 from real_model_data import AVERAGED
 
 from skgate.evaluation import compare
@@ -24,6 +25,8 @@ ARMS = [
     "ours, 1 shots",
     "ours, 4 shots",
     "ours, 16 shots",
+    WITHOUT_ABLATION,
+    FIXED_REFUSAL,
     "one threshold, of the sources",
     "one threshold, of pooled shots",
     "directional ablation",
@@ -50,8 +53,9 @@ def as_compared(results: pd.DataFrame, arms: list[str], languages: list[str]) ->
 
 
 def tabulate(results: pd.DataFrame, reference: str, languages: list[str]) -> pd.DataFrame:
-    """Compare all arms with one of them: in each language, and on average over them."""
-    arms = [arm for arm in ARMS if arm in set(results["arm"])]
+    """Compare the arms that answered in all languages with one: in each, and on average."""
+    languages_of = results.groupby("arm")["language"].unique()
+    arms = [arm for arm in ARMS if set(languages) <= set(languages_of.get(arm, []))]
     return compare(
         as_compared(results, arms, languages), reference, resample_languages=False, random_state=0
     )
@@ -88,11 +92,9 @@ def main() -> None:
         table = tabulate(test, reference, AVERAGED)
         print(f"\nMean over {', '.join(AVERAGED)}; difference from {reference!r}")
         print(show(table, "all"))
-    languages = list(dict.fromkeys(test["language"]))
-    table = tabulate(test, "unsteered", languages)
-    for language in languages:
+    for language in dict.fromkeys(test["language"]):
         print(f"\n{language}; difference from 'unsteered'")
-        print(show(table, language))
+        print(show(tabulate(test, "unsteered", [language]), language))
     print("\nOther prompts: share flagged by the gate, and share refused")
     print(show_elsewhere(results))
 

@@ -29,7 +29,7 @@ from skgate.steering._pipeline import find_fitted_parts
 
 GRID = np.arange(0.25, 2.75, 0.25)
 CHOSEN = "chosen"
-COMMON = {"generate_kwargs": {"max_new_tokens": 24, "do_sample": False}, "batch_tokens": 8192}
+COMMON = {"generate_kwargs": {"max_new_tokens": 24, "do_sample": False}, "batch_tokens": 2048}
 
 
 def answer(wrapper: SteeringWrapper, prompts: pd.DataFrame, judge: Any) -> pd.DataFrame:
