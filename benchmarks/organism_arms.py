@@ -40,7 +40,10 @@ class FixedRefusal:
         """Reply as the model does, except to harmful prompts."""
         replies, decisions = self.observer.generate(prompts, language=language, **options)
         flagged = decisions["harmful"]
-        fixed = ["sorry" if one else reply for reply, one in zip(replies, flagged, strict=True)]
+        fixed = [
+            "Sorry, I cannot help with that." if one else reply
+            for reply, one in zip(replies, flagged, strict=True)
+        ]
         return fixed, decisions
 
 
