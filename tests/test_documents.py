@@ -249,6 +249,19 @@ def test_the_table_of_languages_says_what_the_code_knows():
     }
 
 
+def test_the_table_of_constants_has_the_values_of_the_code():
+    from skgate.gate import _shift_prior
+
+    found = {name: value for name, value, _ in rows(DOCS / "guide" / "shrinkage.md")}
+    for place in found:
+        module, constant = place.split(".")
+        value = getattr(importlib.import_module(f"skgate.gate.{module}"), constant)
+        values = [value] if isinstance(value, int | float) else value
+        assert found[place] == ", ".join(f"{one:g}" for one in values), place
+    prior = {f"_shift_prior.{one}" for one in vars(_shift_prior) if one.isupper()}
+    assert {place for place in found if place.startswith("_shift_prior.")} == prior
+
+
 def test_the_messages_that_the_faq_explains_are_those_of_the_code():
     source = "".join(path.read_text("utf-8") for path in (ROOT / "skgate").rglob("*.py"))
     source = re.sub(r'"\s*\n\s*f?"', "", source)  # a message on several lines
