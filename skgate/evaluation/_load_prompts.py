@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pandas as pd
 from skgate._base import set_module
 from skgate._frames import to_plain
 from skgate._labels import plain_labels
+from skgate._messages import PromptError
 from skgate._validation import check_language, check_prompts
 from skgate.evaluation._files import read_table
 
@@ -27,6 +30,7 @@ def load_prompts(
     prompt: str = "prompt",
     language: str | None = "language",
     harmful: str | None = "harmful",
+    harmful_label: str | int | bool | None = None,
     id: str | None = None,
 ) -> pd.DataFrame:
     """Load prompts with their languages and labels, from a file or a frame.
@@ -45,6 +49,9 @@ def load_prompts(
         The column with the labels: True and False, 1 and 0, 1 and -1, or "harmful" and "harmless"
         in upper or lower case. One of the two classes may be absent. If None, the labels are not
         known.
+    harmful_label : str, int, bool or None, default=None
+        The label of harmful prompts, if the column has two labels of your own. If None, the labels
+        must be those that ``harmful`` describes.
     id : str or None, default=None
         The column with the ids: texts or integers, each once. If None, it is the column "id", and
         without one the rows are numbered from "0".
@@ -60,8 +67,9 @@ def load_prompts(
     ------
     ValueError
         If the file can't be read, a column is missing or would be there twice, or there are no
-        rows. If a prompt or a language is empty, a label is missing or not one of these, or an id
-        is missing or not unique. An error about a row names it, counted from 0.
+        rows. If a prompt or a language is empty, a label is missing or not one of these, an id is
+        missing or not unique, or there is more than one label beside ``harmful_label``. An error
+        about a row names it, counted from 0, and the file.
     TypeError
         If ``source`` is neither a path nor a frame, or a prompt, a language or an id has another
         type.
@@ -99,18 +107,21 @@ def load_prompts(
       id           prompt language  harmful source
     0  0    kick the drum     None    False      a
     1  1  kick the kitten     None     True      b
+
+    If the labels were "benign" and "attack", you would pass ``harmful_label="attack"`` as well.
     """
     names = {"id": id, "prompt": prompt, "language": language, "harmful": harmful}
     table = _read(source, [name for name in (*names.values(), "id") if name is not None])
     if id is None and "id" in table.columns:
         names["id"] = "id"
-    _check_columns(table, names)
-    columns = {
-        "id": _ids(table, names["id"]),
-        "prompt": _column(check_prompts(table[prompt].tolist(), prompt)),
-        "language": _languages(table, language),
-        "harmful": _labels(table, harmful),
-    }
+    with _name_file(source):
+        _check_columns(table, names)
+        columns = {
+            "id": _ids(table, names["id"]),
+            "prompt": _column(check_prompts(table[prompt].tolist(), prompt)),
+            "language": _languages(table, language),
+            "harmful": _labels(table, harmful, harmful_label),
+        }
     others = table.drop(columns=[name for name in names.values() if name is not None])
     return pd.concat([pd.DataFrame(columns), others.reset_index(drop=True)], axis=1)
 
@@ -126,6 +137,22 @@ def _read(source: Any, texts: list[str]) -> pd.DataFrame:
     return table
 
 
+@contextmanager
+def _name_file(source: Any) -> Iterator[None]:
+    """Add the file to an error, and how its rows are counted."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if isinstance(source, str | os.PathLike):
+            below = " below the header" if ".csv" in Path(source).name.lower() else ""
+            where = f" In {os.fspath(source)!r}, row [0] is the first{below}."
+            if isinstance(error, PromptError):
+                error.problem += where
+            else:
+                error.args = (f"{error}{where}",)
+        raise
+
+
 def _check_columns(table: pd.DataFrame, names: dict[str, str | None]) -> None:
     """Check that each column is there once, and that the result has no column twice."""
     there = table.columns.tolist()
@@ -135,8 +162,11 @@ def _check_columns(table: pd.DataFrame, names: dict[str, str | None]) -> None:
     asked = [name for name in names.values() if name is not None]
     for role, name in names.items():
         if name is not None and name not in there:
-            hint = f", or {role}=None" if role in ("language", "harmful") else ""
-            raise ValueError(f"Got {role}={name!r}, expected one of the columns {there}{hint}.")
+            hint = f", or {role}=None if there is none" if role in ("language", "harmful") else ""
+            raise ValueError(
+                f"Got {role}={name!r}, expected one of the columns {there}. Name yours: "
+                f"load_prompts(..., {role}='...'){hint}."
+            )
         if name is not None and asked.count(name) > 1:
             raise ValueError(f"Got {role}={name!r}, which is the column of something else too.")
         if role != name and role in there and role not in asked:
@@ -176,22 +206,39 @@ def _languages(table: pd.DataFrame, name: str | None) -> Any:
     return check_language(table[name].tolist(), len(table), name).tolist()
 
 
-def _labels(table: pd.DataFrame, name: str | None) -> Any:
+def _labels(table: pd.DataFrame, name: str | None, harmful_label: Any) -> Any:
     if name is None or _is_unknown(table, name, "harmful"):
         return _column([None] * len(table))
     given = plain_labels(table[name], name).tolist()
     plain = [_normalise(label) for label in given]
+    if harmful_label is not None:
+        return _own_labels(plain, given, name, harmful_label)
     for row, label in enumerate(plain):
         if label not in _LABELS:
             raise ValueError(
                 f"Got {name}[{row}]={given[row]!r:.100}, expected True or False, 1 or 0, 1 or -1, "
-                "or 'harmful' or 'harmless'."
+                "or 'harmful' or 'harmless'. If you have two labels of your own, pass the one that "
+                "means harmful: load_prompts(..., harmful_label='...')."
             )
     if 0 in plain and -1 in plain:
         raise ValueError(
             f"Got {name}[{plain.index(-1)}]=-1 and {name}[{plain.index(0)}]=0, expected two labels."
         )
     return np.array([_LABELS[label] for label in plain], dtype=bool)
+
+
+def _own_labels(plain: list[Any], given: list[Any], name: str, harmful_label: Any) -> Any:
+    """Find the rows with the harmful label; all others must share one label."""
+    if "" in plain:
+        raise ValueError(f"Got {name}[{plain.index('')}]='', expected a label in each row.")
+    wanted = _normalise(harmful_label)
+    labels = dict(zip(plain, given, strict=True))
+    if len(labels.keys() - {wanted}) > 1:
+        raise ValueError(
+            f"Got harmful_label={harmful_label!r} and the labels {list(labels.values())!r:.200} in "
+            f"the column {name!r}, expected harmful_label and one other."
+        )
+    return np.array([label == wanted for label in plain], dtype=bool)
 
 
 def _normalise(label: Any) -> Any:

@@ -137,7 +137,8 @@ class LatentGate(VersionedPickle, LanguageInsights):
         NaN if ``calibration`` is not "shrinkage".
     operating_points_ : dict of str or None to OperatingPoint
         The languages where ``target_fpr`` holds, with the bounds of both error rates and their
-        confidence. The thresholds are log-odds. None stands for prompts without a language.
+        confidence. Their thresholds, in log-odds, are already subtracted from :meth:`harm_score`:
+        compare that with 0. None stands for prompts without a language.
     n_shots_ : ndarray of shape (n_languages, 2)
         Shots per language and class (columns follow ``classes_``), without source rows.
     n_unlabelled_ : ndarray of shape (n_languages,)

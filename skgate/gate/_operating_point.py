@@ -23,7 +23,9 @@ class OperatingPoint:
     Attributes
     ----------
     threshold : float
-        A prompt is harmful if its harm score is greater.
+        Of :meth:`LatentGate.operating_point`: a prompt is harmful if its harm score is greater. Of
+        ``operating_points_``: the log-odds that ``harm_score`` has already subtracted, so that a
+        prompt is harmful if its harm score is greater than 0.
     fpr_bound : float
         Upper bound of the false positive rate.
     fnr_bound : float

@@ -89,6 +89,23 @@ def test_one_class_is_enough(label, expected):
     assert load_prompts(FRAME.assign(harmful=label))["harmful"].tolist() == [expected] * 3
 
 
+@pytest.mark.parametrize(
+    ("labels", "harmful_label"),
+    [
+        (["attack", "benign", "attack"], "attack"),
+        (["attack", "harmful", "attack"], "Attack"),
+        ([2, 1, 2], 2),
+        ([False, True, False], False),
+    ],
+)
+def test_labels_of_ones_own(labels, harmful_label, tmp_path):
+    frame = FRAME.assign(harmful=labels)
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    for source in (frame, tmp_path / "own.csv"):
+        found = load_prompts(source, harmful_label=harmful_label)
+        assert found["harmful"].tolist() == [True, False, True]
+
+
 def test_names_of_columns():
     table = FRAME.rename(
         columns={"id": "key", "prompt": "text", "language": "lang", "harmful": "y"}
@@ -127,7 +144,7 @@ def changed(column, value, row=1):
 @pytest.mark.parametrize(
     ("frame", "options", "message"),
     [
-        (FRAME, {"prompt": "text"}, r"prompt='text', expected one of the columns \['id', 'prompt'"),
+        (FRAME, {"prompt": "text"}, r"prompt='text', expected .* \['id', 'prompt'.*, prompt='...'"),
         (FRAME.drop(columns="language"), {}, r"language='language', .*, or language=None"),
         (FRAME.drop(columns="harmful"), {}, r"harmful='harmful', .*, or harmful=None"),
         (FRAME, {"id": "key"}, "Got id='key', expected one of the columns"),
@@ -143,7 +160,13 @@ def changed(column, value, row=1):
         (changed("harmful", None), {}, r"Got harmful\[1\]=None, a missing value"),
         (changed("harmful", 2), {}, r"Got harmful\[1\]=2, expected True or False"),
         (FRAME.assign(harmful=[0, -1, 1]), {}, r"harmful\[1\]=-1 and harmful\[0\]=0, expected two"),
-        (FRAME.assign(harmful=["a", "b", "a"]), {}, r"Got harmful\[0\]='a', expected True"),
+        (FRAME.assign(harmful=["a", "b", "a"]), {}, r"harmful\[0\]='a', .*, harmful_label='...'"),
+        (
+            FRAME.assign(harmful=["a", "b", "c"]),
+            {"harmful_label": "a"},
+            r"Got harmful_label='a' and the labels \['a', 'b', 'c'\] in the column 'harmful'",
+        ),
+        (FRAME.assign(harmful=["a", "", "a"]), {"harmful_label": "a"}, r"Got harmful\[1\]=''"),
         (changed("id", "007"), {}, r"id\[1\]='007', which is that of row 0 too"),
         (changed("id", ""), {}, r"Got id\[1\]=''"),
         (changed("id", np.nan), {}, r"Got id\[1\]=nan of type float"),
@@ -171,12 +194,17 @@ HEADER = "prompt,language,harmful\n"
         ("old.jsonl", '{"prompt": "café"}'.encode("latin-1"), "another encoding, expected UTF-8"),
         ("long.csv", f"{HEADER}a,fr,0\nb, c,fr,0\n".encode(), "rows of the same length.* line 3"),
         ("longer.csv", f"{HEADER}b, c,fr,0\n".encode(), "more values in a row than the 3"),
-        ("short.csv", f"{HEADER}a,fr\n".encode(), r"Got harmful\[0\]='', expected True"),
-        ("gap.csv", f"{HEADER}a,fr,0\n,fr,1\n".encode(), r"prompt\[1\] is '', an empty prompt"),
+        ("short.csv", f"{HEADER}a,fr\n".encode(), r"harmful\[0\]='', .*short.csv', row \[0\] is"),
+        ("gap.csv", f"{HEADER}a,fr,0\n,fr,1\n".encode(), r"\[1\] is '', .* first below the header"),
         ("no.csv", b"", "expected a CSV file with a header"),
         ("bad.jsonl", b'{"prompt": "a"}\n{"prompt"}', "with line 2, expected a JSON object"),
         ("list.jsonl", b'["a"]', "with a list in line 1, expected a JSON object"),
         ("no.jsonl", b"", "expected one of the columns|without rows"),
+        (
+            "gap.jsonl",
+            b'{"prompt": ""}',
+            r"prompt\[0\] is '', .*gap.jsonl', row \[0\] is the first",
+        ),
         ("table.xlsx", b"", "expected a file with one of"),
     ],
 )
