@@ -423,7 +423,8 @@ def test_an_interrupt_stops_the_calls_and_keeps_verdicts(tmp_path):
         n_calls, n_stored = len(endpoint.requests), len(store.read_text().splitlines())
         assert 30 <= n_stored < 190
         assert judge.verdicts(replies, prompts).tolist() == truth
-    assert len(endpoint.requests) == n_calls + 200 - n_stored
+    late = len(endpoint.requests) - (n_calls + 200 - n_stored)
+    assert 0 <= late <= 4  # sent before the interrupt, and seen by the endpoint after it
 
 
 # The store
@@ -457,8 +458,9 @@ def test_a_killed_run_continues(tmp_path):
         assert judge.verdicts(replies, prompts).tolist() == truth
     assert judge.usage_["from_store"] == n_stored
     again = endpoint.calls - before
-    assert set(again.values()) == {1}
-    assert len(again) == 300 - n_stored  # all others, each once; so none that was stored
+    late = again.total() - len(again)
+    assert 0 <= late <= 16  # sent before the kill, and seen by the endpoint after it
+    assert len(again) == 300 - n_stored  # all others; so none that was stored
     assert len(endpoint.calls) == 300
 
 
