@@ -459,7 +459,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         """
         self._validate_params()
         parts = find_fitted_parts(self)
-        items, languages = parts.split(prompts, language)
+        items, languages = parts.split(prompts, language, missing=True)
         router = self._router(parts, languages, len(items))
         reader = parts.open_reader()
         direction = self._direction(parts, reader)
