@@ -67,7 +67,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     ----------
     {steering_attributes}
     strength_ : float
-        The strength that ``fit`` or ``choose_strength`` chose, with ``strength="auto"``.
+        The strength that ``fit`` or ``choose_strength`` chose. It is there only with
+        ``strength="auto"``; a number is used as it is.
     language_strengths_ : dict of str to float
         The strength in each language in which ``partial_fit`` has checked it, at most
         ``strength_``.
