@@ -46,6 +46,7 @@ from calibration_parts import (
     suggestions,
     unlabelled,
 )
+from calibration_pooled import pooled, show_pooled
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
@@ -82,6 +83,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "budgets": Part(budgets, show_budgets, 30),
+    "pooled": Part(pooled, show_pooled, 30),
     "harmless": Part(harmless, show_harmless, 30),
     "detect": Part(detect, show_detect, 10),
     "unlabelled": Part(unlabelled, show_unlabelled, 5),

@@ -6,12 +6,16 @@ import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from calibration_data import Languages
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skgate import LatentGate
 
@@ -35,6 +39,18 @@ class Case:
         if calibration not in self._gates:
             self._gates[calibration] = fit(self.data, calibration=calibration)
         return self._gates[calibration]
+
+    @cached_property
+    def logistic(self) -> Pipeline:
+        """A plain logistic regression, with the C that does best on sources left out."""
+        model = make_pipeline(
+            StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)
+        )
+        grid = {"logisticregression__C": [1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0]}
+        search = GridSearchCV(model, grid, scoring="neg_log_loss", cv=LeaveOneGroupOut())
+        rows = self.data.source_rows
+        search.fit(self.data.X[rows], self.data.y[rows], groups=self.data.language[rows])
+        return search.best_estimator_
 
 
 def fit(data: Languages, **params: object) -> LatentGate:

@@ -15,7 +15,8 @@ X : array-like or DataFrame of shape (n_prompts, d)
     pandas, polars, pyarrow or another library.""",
     "language": """\
 language : str or array-like of str of shape (n_prompts,), default=None
-    Languages of the prompts, one for all or one each. If None, see ``unknown_language``.""",
+    Languages of the prompts, one for all or one each. If None, for all or for some of the prompts,
+    see ``unknown_language``.""",
     "sample_weight": """\
 sample_weight : array-like of shape (n_prompts,), default=None
     Weights; a row of weight 2 counts as two equal rows.""",
@@ -50,7 +51,7 @@ is_garbled : callable or None, default=None
     "language_of_prompts": """\
 language : str or array-like of str of shape (n_prompts,), default=None
     Languages of the prompts, one for all or one each, unless they are a column of ``prompts``. If
-    None, see the gate's ``unknown_language``.""",
+    None, for all or for some of the prompts, see the gate's ``unknown_language``.""",
     "language_or_column": """\
 language : str or array-like of str of shape (n_prompts,), default=None
     Languages of the prompts, one for all or one each, unless they are a column of ``X``.""",

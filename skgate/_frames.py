@@ -65,6 +65,25 @@ def find_index(values: Any) -> Any:
     return index if isinstance(index, pd.Index) else None
 
 
+def find_column(columns: Any, name: Any) -> Any:
+    """Find a column by its name, with or without the name of a ColumnTransformer's step before it.
+
+    Parameters
+    ----------
+    columns : collection of str
+        The columns' names.
+    name : object
+        The name, as it is after a ColumnTransformer, such as "language" or "step__language".
+
+    Returns
+    -------
+    column : object
+        The column of this name; None if there is none.
+    """
+    candidates = (name, str(name).rpartition("__")[2])
+    return next((one for one in candidates if one in columns), None)
+
+
 def _tensor(tensor: Any) -> Any:
     values = tensor.detach().cpu()
     if values.is_floating_point() and values.element_size() < _NUMPY_FLOAT_SIZE:

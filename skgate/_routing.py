@@ -36,9 +36,10 @@ def check_language_is_routed() -> None:
             return
         if module.startswith(_SEARCHES):
             params = frame.f_locals.get("params")
-            if isinstance(params, dict) and any(map(_is_language, params.items())):
+            given = params.items() if isinstance(params, dict) else ()
+            if names := [name for name, value in given if _is_language(name, value)]:
                 raise ValueError(
-                    "Got language= in a search or a cross-validation without metadata routing, "
+                    f"Got {names[0]}= in a search or a cross-validation without metadata routing, "
                     "which would fit or score without the languages. Expected one of two ways: "
                     "sklearn.set_config(enable_metadata_routing=True), or the language as a column "
                     "of X with LatentGate(language_column=...)."
@@ -46,7 +47,6 @@ def check_language_is_routed() -> None:
         frame = frame.f_back
 
 
-def _is_language(param: tuple[Any, Any]) -> bool:
+def _is_language(name: Any, value: Any) -> bool:
     """Whether a parameter is a language, perhaps that of a pipeline's step."""
-    name, value = param
     return str(name).rpartition("__")[2] == "language" and value is not None

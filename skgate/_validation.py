@@ -49,7 +49,10 @@ def check_prompts(X: Any, name: str = "X") -> list[Prompt]:
     shape = getattr(X, "shape", None)
     if shape is not None and len(shape) != 1:
         if len(shape) != 2 or shape[1] != 1:
-            raise ValueError(f"Got the shape {tuple(shape)}, {expected}.")
+            raise ValueError(
+                f"Got the shape {tuple(shape)}, {expected}. To keep a language beside the prompts, "
+                "read their column in a ColumnTransformer."
+            )
         X = np.asarray(X, dtype=object)[:, 0]
     items = list(X)
     if not items:
@@ -70,7 +73,9 @@ def _n_dimensions(value: Any) -> int:
     return len(getattr(value, "shape", (len(value),)))
 
 
-def check_language(language: Any, n_rows: int, name: str = "language") -> npt.NDArray[np.object_]:
+def check_language(
+    language: Any, n_rows: int, name: str = "language", *, missing: bool = False
+) -> npt.NDArray[np.object_]:
     """Turn ``language`` into one string per row.
 
     Parameters
@@ -81,11 +86,13 @@ def check_language(language: Any, n_rows: int, name: str = "language") -> npt.ND
         The number of rows.
     name : str, default="language"
         The parameter's name in error messages.
+    missing : bool, default=False
+        Whether None, NaN and NA stand for a row without a language.
 
     Returns
     -------
     language : ndarray of shape (n_rows,), dtype object
-        The languages.
+        The languages; None for rows without one.
 
     Raises
     ------
@@ -105,7 +112,10 @@ def check_language(language: Any, n_rows: int, name: str = "language") -> npt.ND
         raise ValueError(
             f"Got {name} of length {len(tags)}, expected {n_rows}: one language per row."
         )
+    out = np.full(n_rows, None, dtype=object)
     for i, tag in enumerate(tags):
+        if missing and _is_missing(tag):
+            continue
         if not isinstance(tag, str):
             raise TypeError(
                 f"Got {name}[{i}]={tag!r} of type {type(tag).__name__}, expected a str such as "
@@ -113,9 +123,17 @@ def check_language(language: Any, n_rows: int, name: str = "language") -> npt.ND
             )
         if not tag:
             raise ValueError(f"Got {name}[{i}]='', expected a language such as 'sw'.")
-    out = np.empty(n_rows, dtype=object)
-    out[:] = [str.__str__(tag) for tag in tags]  # an enumeration's value, not its name
+        out[i] = str.__str__(tag)  # an enumeration's value, not its name
     return out
+
+
+def _is_missing(tag: Any) -> bool:
+    """Whether a language is None, NaN or NA."""
+    if tag is None or isinstance(tag, str):
+        return tag is None
+    import pandas as pd
+
+    return bool(np.ndim(tag) == 0 and pd.isna(tag))
 
 
 def check_layers(layer: Any, n_layers: int, name: str = "layer") -> tuple[int, ...]:

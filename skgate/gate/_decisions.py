@@ -214,13 +214,13 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
 
     def _decide(self, X: Any, language: Any) -> Decisions:
         check_is_fitted(self)
-        X, language = self._check_prompts(X, language)
+        X, language = self._check_prompts(X, language, missing=True)
         book = self.language_book_
         if language is not None:
             check_known(book, language, self.unknown_language)
         decisions = book.decide(X, language, detect=self.unknown_language == "detect")
-        if language is None and book.detects(self.unknown_language):
-            warn_unseen(book, decisions.languages)
+        if book.detects(self.unknown_language):
+            warn_unseen(book, language, decisions.languages)
         return decisions
 
     def __sklearn_clone__(self) -> Self:
@@ -228,11 +228,15 @@ class LanguageClassifier(ClassifierMixin, BaseEstimator):
         copy: Self = super().__sklearn_clone__()
         return copy
 
-    def _check_prompts(self, X: Any, language: Any) -> tuple[Floats, Languages | None]:
-        """Check unlabelled rows and their languages."""
+    def _check_prompts(
+        self, X: Any, language: Any, *, missing: bool = False
+    ) -> tuple[Floats, Languages | None]:
+        """Check unlabelled rows and their languages, which may be ``missing``."""
         X, language = split_language(X, language, self.language_column)
         X = self._check_activations(X)
-        return X, None if language is None else check_language(language, len(X))
+        if language is not None:
+            language = check_language(language, len(X), missing=missing)
+        return X, language
 
     def _check_activations(self, X: Any) -> Floats:
         checked: Floats = validate_data(self, X, dtype=np.float64, reset=False)

@@ -24,6 +24,7 @@ def split_language(X: Any, language: Any, column: str | int | None) -> tuple[Any
     """Split the language column from X, if there is one; a frame of any library is made pandas'."""
     X = to_plain(X)
     if column is None:
+        _check_no_text(X)
         return X, language
     if language is not None:
         raise ValueError(
@@ -33,17 +34,24 @@ def split_language(X: Any, language: Any, column: str | int | None) -> tuple[Any
     if hasattr(X, "iloc"):
         known = X.columns if isinstance(column, str) else range(-X.shape[1], X.shape[1])
         if column not in known:
+            renamed = [name for name in X.columns if str(name).endswith(f"__{column}")]
+            hint = (
+                f" The last part of {renamed[0]!r} is the same: use this name, or "
+                "ColumnTransformer(verbose_feature_names_out=False)."
+                if renamed
+                else ""
+            )
             raise ValueError(
-                f"Got language_column={column!r}, expected one of the {X.shape[1]} columns of X: "
-                f"{list(X.columns[:5])}... Use set_output(transform='pandas') in the steps "
-                "before."
+                f"Got language_column={column!r}, expected one of the {X.shape[1]} columns of X, "
+                f"{X.columns[0]!r} to {X.columns[-1]!r}.{hint}"
             )
         name = column if isinstance(column, str) else X.columns[column]
         return X.drop(columns=name), X[name]
     if isinstance(column, str):
         raise ValueError(
             f"Got language_column={column!r}, but X is a {type(X).__name__} without column names, "
-            "expected a DataFrame or an index."
+            "expected a DataFrame, which the steps before return after "
+            "set_output(transform='pandas'), or an index such as -1."
         )
     if issparse(X):
         raise TypeError(
@@ -57,6 +65,21 @@ def split_language(X: Any, language: Any, column: str | int | None) -> tuple[Any
             f"shape {X.shape}."
         )
     return np.delete(X, column, axis=1), X[:, column]
+
+
+def _check_no_text(X: Any) -> None:
+    """Raise a ValueError if text stands in the first row of X, the language for instance."""
+    if hasattr(X, "columns"):
+        for name, dtype in X.dtypes.items() if len(X) else ():
+            if dtype.kind == "O" and isinstance(X[name].iloc[0], str):
+                raise ValueError(
+                    f"Got text in the column {name!r} of X, expected numbers. If it is the "
+                    f"language, set language_column={name!r}."
+                )
+    elif isinstance(X, list | tuple | np.ndarray) and len(X) and isinstance(X[0], str):
+        raise ValueError(
+            "Got text as X, expected activations, which an ActivationTransformer makes of prompts."
+        )
 
 
 def check_rows(

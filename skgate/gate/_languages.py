@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -378,10 +379,12 @@ def names_in(language: Languages | None) -> list[Language]:
 
 def check_known(book: LanguageBook, language: Languages, unknown_language: str) -> None:
     """Warn about languages that a gate never saw, or raise a ValueError for them."""
-    unknown = sorted(set(language) - set(book.languages))
+    unknown = sorted(set(language) - {*book.languages, None})
     if not unknown:
         return
     message = f"Got language {unknown}, which the gate has never seen, expected {book.languages}."
+    if meant := _find_meant(unknown, book.languages):
+        message += f" Did you mean {meant}?"
     if unknown_language == "error":
         raise ValueError(
             f"{message} Calibrate it with partial_fit, or use unknown_language='source' or "
@@ -401,8 +404,18 @@ def check_known(book: LanguageBook, language: Languages, unknown_language: str) 
     )
 
 
-def warn_unseen(book: LanguageBook, detected: Languages) -> None:
-    """Warn if many prompts are, most probably, in languages that a gate never saw."""
+def _find_meant(unknown: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Find the known languages that differ from unknown ones in case or lack their region."""
+    tags = {
+        part for tag in unknown for part in (tag.casefold(), re.split("[-_]", tag.casefold())[0])
+    }
+    return [name for name in known if name.casefold() in tags]
+
+
+def warn_unseen(book: LanguageBook, given: Languages | None, detected: Languages) -> None:
+    """Warn if many prompts of no given language are probably in ones that a gate never saw."""
+    if given is not None:
+        detected = detected[[language is None for language in given]]
     unseen = [language is None for language in detected]
     if sum(unseen) > _UNSEEN_SHARE * len(unseen):
         warnings.warn(

@@ -122,7 +122,9 @@ class LatentGate(VersionedPickle, LanguageInsights):
         Mean log loss of left-out source languages for each value of ``C`` that was tried; empty if
         nothing was left out.
     coef_, intercept_ : ndarray of shape (1, d) and (1,)
-        The pooled source's decision function, ``X @ coef_.T + intercept_``.
+        The decision function of the pooled source, which is all source languages taken together:
+        ``X @ coef_.T + intercept_``. Without a language, :meth:`decision_function` equals it only
+        with ``unknown_language="source"``.
     source_languages_ : ndarray of str
         The languages the direction was learned from, sorted; empty for one pooled source.
     languages_ : ndarray of shape (n_languages,)
@@ -207,6 +209,9 @@ class LatentGate(VersionedPickle, LanguageInsights):
 
     Shots are kept, as the features that the probe reads, so the result depends neither on their
     order nor on the number of calls.
+
+    Parameters take effect in ``fit``. After ``set_params``, a fitted gate must be fitted again;
+    only ``unknown_language`` and ``language_column`` take effect at once.
 
     References
     ----------
@@ -408,9 +413,11 @@ class LatentGate(VersionedPickle, LanguageInsights):
             Labels; one class alone is allowed.
         language : str or array-like of str of shape (n_prompts,), default=None
             Languages of the shots, one for all or one each. If None, the pooled source is
-            calibrated.
+            calibrated. ``languages_`` and ``n_shots_`` don't list these shots, and ``forget(None)``
+            removes them.
         classes : array-like of shape (2,), default=None
-            The labels, as in scikit-learn's ``partial_fit``. They are checked, but never needed.
+            The labels, as in scikit-learn's ``partial_fit``. They are checked, but never needed:
+            the first call, which fits the gate, needs rows of both classes.
         {sample_weight}
 
         Returns
@@ -423,10 +430,36 @@ class LatentGate(VersionedPickle, LanguageInsights):
         ValueError
             If ``X`` has a different width from the gate's activations, or is known to come from
             another model, layer or position, or if a label or ``classes`` is not in ``classes_``.
+
+        Examples
+        --------
+        A pipeline has no ``partial_fit``. Its other steps turn the shots into activations, and its
+        last step learns from them:
+
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from skgate import ActivationTransformer, LatentGate
+        >>> from skgate.datasets import load_organism
+        >>> organism = load_organism()
+        >>> train = organism.prompts.query("split == 'train'").groupby(["language", "harmful"])
+        >>> sources = train.head(16).query("tier == 'high'")
+        >>> shots = train.head(4).query("language == 'qlf'")
+        >>> reader = ActivationTransformer(organism.model, tokenizer=organism.tokenizer, layer=4)
+        >>> pipe = make_pipeline(reader, LatentGate())
+        >>> pipe = pipe.fit(sources["prompt"], sources["harmful"],
+        ...                 latentgate__language=sources["language"])
+        >>> X = pipe[:-1].transform(shots["prompt"])
+        >>> pipe[-1].partial_fit(X, shots["harmful"], language="qlf").n_shots_[-1]
+        array([4, 4])
         """
         if not hasattr(self, "classes_"):
             if classes is not None:
-                check_labels(classes, np.unique(plain_labels(y)), "classes")
+                found = np.unique(plain_labels(y))
+                if len(found) == 1:
+                    raise ValueError(
+                        f"Got {found.tolist()} alone in y, expected rows of both classes in the "
+                        "first call of partial_fit, which fits the gate."
+                    )
+                check_labels(classes, found, "classes")
             return self.fit(X, y, language=language, sample_weight=sample_weight)
         X, y, language, weight = check_rows(self, X, y, language, sample_weight, reset=False)
         check_labels(classes, self.classes_, "classes")

@@ -18,7 +18,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_consistent_length, column_or_1d
 
 from skgate._base import find_stack_level, set_module
-from skgate._frames import to_plain
+from skgate._frames import find_column, to_plain
 from skgate._labels import resolve_harmful_label
 from skgate._validation import check_language
 from skgate.metrics._checks import one_per_row
@@ -57,7 +57,8 @@ default=None
         "harmless"; else the second class.
     language_column : str or None, default=None
         The column of ``X`` with the languages, for estimators that read them from there. Only
-        ``aggregate`` uses it; the estimator gets ``X`` alone.
+        ``aggregate`` uses it; the estimator gets ``X`` alone. If None, the ``language_column`` of
+        the estimator's gate.
 
     See Also
     --------
@@ -72,10 +73,12 @@ default=None
       y, language=language)``, with ``sklearn.set_config(enable_metadata_routing=True)``. Each fold
       then gets its part. Without this setting, scikit-learn passes no language to scorers; the
       scorer warns if the estimator is a ``LatentGate`` that was fitted with languages.
-    - Make it a column of ``X``. This needs neither ``language=`` nor the setting.
+    - Make it a column of ``X``. This needs neither ``language=`` nor the setting. "macro" and
+      "worst" take the languages from the column that ``LatentGate(language_column=...)`` names. For
+      another estimator, name the column in the scorer.
 
-    The estimator's prediction methods must take ``language``. A Pipeline must end in such an
-    estimator. Otherwise, the scorer raises an error.
+    With ``language=``, the estimator's prediction methods must take ``language``, and a Pipeline
+    must end in such an estimator. Otherwise, the scorer raises an error.
 
     "tpr_at_fpr_<rate>" is the largest share of harmful rows that a threshold finds with at most
     this rate of false alarms. The threshold is chosen on the rows that are scored: "pooled" has one
@@ -173,7 +176,7 @@ default=None
                 harmful[rows],
                 **({} if weight is None else {"sample_weight": weight[rows]}),
             )
-            for rows in self._parts(X, harmful, view.language)
+            for rows in self._parts(X, harmful, view.language, _find_gate(estimator))
         ]
         if not scores:
             return float("nan")
@@ -254,32 +257,36 @@ default=None
         return get_scorer(self.metric)
 
     def _parts(
-        self, X: Any, harmful: NDArray[np.int_], language: Any
+        self, X: Any, harmful: NDArray[np.int_], language: Any, gate: Any
     ) -> Iterator[NDArray[np.int_]]:
         """Yield the rows of each score."""
         if self.aggregate == "pooled":
             yield np.arange(len(harmful))
             return
-        groups = self._language_from_column(X) if language is None else language
+        groups = self._language_from_column(X, gate) if language is None else language
         for name in np.unique(groups):
             rows = np.flatnonzero(groups == name)
             if len(np.unique(harmful[rows])) == 2:
                 yield rows
 
-    def _language_from_column(self, X: Any) -> NDArray[np.object_]:
-        if self.language_column is None:
+    def _language_from_column(self, X: Any, gate: Any) -> NDArray[np.object_]:
+        column = self.language_column
+        if column is None:
+            column = getattr(gate, "language_column", None)
+        if not isinstance(column, str):
             raise ValueError(
                 f"Got no language with aggregate={self.aggregate!r}, expected language=, or "
                 "language_column= and X with that column. (In cross-validation, language= needs "
                 "sklearn.set_config(enable_metadata_routing=True).)"
             )
         X = to_plain(X)
-        if self.language_column not in getattr(X, "columns", ()):
+        own = find_column(getattr(X, "columns", ()), column)
+        if own is None:
             raise ValueError(
-                f"Got X without a column {self.language_column!r}, expected a DataFrame with the "
-                "column that language_column names."
+                f"Got X without a column {column!r}, expected a DataFrame with the column that "
+                "language_column names."
             )
-        return check_language(X[self.language_column], len(X))
+        return check_language(X[own], len(X))
 
 
 class _HarmfulView(ClassifierMixin, BaseEstimator):
@@ -346,8 +353,9 @@ def _respond(estimator: Any, method: str, X: Any, language: Any) -> Any:
         raise TypeError(
             f"Got a language, which {type(estimator).__name__}.{method} does not take, expected an "
             "estimator whose method has the parameter language=None, such as a LatentGate or a "
-            "Pipeline that ends in one (for a search, its best_estimator_). If the estimator reads "
-            "the language from a column of X, pass no language."
+            "Pipeline that ends in one (for a search, its best_estimator_). Otherwise pass no "
+            "language: make it a column of X, which the estimator reads or drops (in a "
+            "ColumnTransformer), and name it in LanguageScorer(language_column=...)."
         )
     return call(X, language=language)
 

@@ -13,7 +13,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from skgate._frames import to_plain
+from skgate._frames import find_column, to_plain
 from skgate._provenance import check_same_source, find_steered_place
 from skgate._validation import check_language, check_prompts
 from skgate.activations._reader import open_reader
@@ -101,7 +101,9 @@ class SteeringParts:
             )
         return cls(pipeline, reader, gate, prompt_column)
 
-    def split(self, X: Any, language: Any) -> tuple[list[Prompt], npt.NDArray[np.object_] | None]:
+    def split(
+        self, X: Any, language: Any, *, missing: bool = False
+    ) -> tuple[list[Prompt], npt.NDArray[np.object_] | None]:
         """Split what the pipeline is given into prompts and languages.
 
         Parameters
@@ -110,6 +112,8 @@ class SteeringParts:
             Prompts, or a DataFrame with a column of prompts.
         language : str, array-like of str of shape (n_prompts,) or None
             Languages, unless they are a column of ``X``.
+        missing : bool, default=False
+            Whether the language of a prompt may be missing.
 
         Returns
         -------
@@ -134,7 +138,9 @@ class SteeringParts:
                 language = _find_language(X, language, self.gate.language_column)
             X = X[self.prompt_column]
         prompts = check_prompts(X, "prompts")
-        return prompts, None if language is None else check_language(language, len(prompts))
+        if language is not None:
+            language = check_language(language, len(prompts), missing=missing)
+        return prompts, language
 
     def activations(self, X: Any) -> Any:
         """Compute the rows that the gate reads: activations, with the language beside them or not.
@@ -339,9 +345,8 @@ def _find_language(X: pd.DataFrame, language: Any, column: str | int) -> Any:
         raise ValueError(
             f"Got language= and language_column={column!r} in the gate, expected only one of them."
         )
-    # A ColumnTransformer puts a step's name before the column's.
-    own = column if column in X.columns else str(column).rpartition("__")[2]
-    if own not in X.columns:
+    own = find_column(X.columns, column)
+    if own is None:
         raise ValueError(
             f"Got language_column={column!r} in the gate, expected one of the columns of prompts, "
             f"{list(X.columns[:5])}."

@@ -66,8 +66,7 @@ class Router:
         self._amount = strength * unit
         self._amounts = {name: one * unit for name, one in language_strengths.items()}
         if languages is not None:
-            given = languages[[name is not None for name in languages]]
-            check_known(self._book, given, gate.unknown_language)
+            check_known(self._book, languages, gate.unknown_language)
         self.begin(languages, n_prompts)
 
     def begin(self, languages: npt.NDArray[Any] | None, n_prompts: int) -> None:
@@ -121,8 +120,8 @@ class Router:
 
     def warn_unseen(self) -> None:
         """Warn if many prompts are in languages that the gate does not know."""
-        if self._languages is None and self._book.detects(self._unknown_language):
-            warn_unseen(self._book, self._found)
+        if self._book.detects(self._unknown_language):
+            warn_unseen(self._book, self._languages, self._found)
 
     def decisions(self, index: pd.Index | None = None) -> pd.DataFrame:
         """Report the decisions: one row per prompt, numbered unless there is an index."""

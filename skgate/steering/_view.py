@@ -183,13 +183,7 @@ def check_languages(language: Any) -> str | npt.NDArray[np.object_] | None:
     if hasattr(rows, "__len__") and not isinstance(rows, bytes):
         if len(rows) == 0:
             raise ValueError("Got language=[], expected a str, or one per prompt of each batch.")
-        given = np.empty(len(rows), dtype=object)
-        given[:] = list(rows)
-        unknown = np.array([one is None for one in given])
-        given[unknown] = "unknown"
-        checked = check_language(given, len(given))
-        checked[unknown] = None
-        return checked
+        return check_language(rows, len(rows), missing=True)
     return check_language(rows, 1)  # (an error that says what is expected)
 
 

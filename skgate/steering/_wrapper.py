@@ -67,7 +67,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     ----------
     {steering_attributes}
     strength_ : float
-        The strength that ``fit`` or ``choose_strength`` chose, with ``strength="auto"``.
+        The strength that ``fit`` or ``choose_strength`` chose. It is there only with
+        ``strength="auto"``; a number is used as it is.
     language_strengths_ : dict of str to float
         The strength in each language in which ``partial_fit`` has checked it, at most
         ``strength_``.
@@ -459,7 +460,7 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         """
         self._validate_params()
         parts = find_fitted_parts(self)
-        items, languages = parts.split(prompts, language)
+        items, languages = parts.split(prompts, language, missing=True)
         router = self._router(parts, languages, len(items))
         reader = parts.open_reader()
         direction = self._direction(parts, reader)

@@ -297,6 +297,8 @@ def test_an_unseen_language_is_flagged_and_gets_the_pooled_boundary(placed):
         UserWarning, match=r"of 200 prompts look like none of the languages that the gate"
     ):
         detected = gate.predict(X)
+    with pytest.warns(UserWarning, match="of 50 prompts look like none"):
+        gate.predict(X, language=[None, "sw", "yo", "sw"] * 50)
     pooled = deepcopy(gate).set_params(unknown_language="source").predict(X)
     assert (detected == pooled).mean() > 0.98
     with pytest.warns(UserWarning, match=r"\['ha'\], which the gate has never seen.*averaged"):

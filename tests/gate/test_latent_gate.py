@@ -275,6 +275,26 @@ def test_an_unknown_language_can_be_an_error(sources):
     gate.predict(X)
 
 
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA], ids=str)
+def test_a_row_without_a_language_is_decided_as_if_none_was_given(sources, missing):
+    X, y, language = sources
+    gate = LatentGate().fit(X, y, language=language)
+    names = [missing, "de", missing, "fr"]
+    given = gate.decision_function(X[:4], language=names)
+    np.testing.assert_array_equal(given[[0, 2]], gate.decision_function(X[:4])[[0, 2]])
+    assert given[1] == gate.decision_function(X[1:2], language="de")[0]
+    frame = pd.DataFrame(X[:4]).rename(columns=str).assign(lang=pd.Series(names, dtype=object))
+    gate.set_params(language_column="lang")
+    np.testing.assert_array_equal(given, gate.predict_log_proba(frame) @ [-1, 1])
+
+
+def test_a_language_that_differs_in_case_or_region_is_named(sources):
+    X, y, language = sources
+    gate = pooled_gate().fit(X, y, language=language)
+    with pytest.warns(UserWarning, match=r"Did you mean \['de', 'fr'\]\?"):
+        gate.predict(X[:2], language=["DE", "fr-CA"])
+
+
 # Weights and numerics
 
 
@@ -456,12 +476,20 @@ def test_bad_parameters(sources, params, message):
         ("lang", True, "Got language_column='lang', expected one of the 6 columns of X"),
         ("lang", False, "Got language_column='lang', but X is a ndarray without"),
         (9, True, "Got language_column=9, expected one of the 6 columns of X"),
+        ("f", False, "after set_output.transform='pandas'., or an index such as -1"),
+        ("step", True, "'a' to 'lang__step'.*use this name, or ColumnTransformer"),
+        (None, True, "Got text in the column 'lang__step' of X, expected numbers"),
         (6, False, r"Got language_column=6, expected the index .* shape \(240, 6\)"),
     ],
 )
 def test_bad_language_columns(sources, column, as_frame, message):
     X, y, _ = sources
-    X = pd.DataFrame(X, columns=list("abcdef")) if as_frame else X
+    if as_frame:
+        X = (
+            pd.DataFrame(X, columns=list("abcdef"))
+            .assign(f="en")
+            .rename(columns={"f": "lang__step"})
+        )
     with pytest.raises(ValueError, match=message):
         pooled_gate(language_column=column).fit(X, y)
 
@@ -484,6 +512,10 @@ def test_bad_shots(sources, target):
         gate.partial_fit(X[:4], [0, 1, 2, 1], language="sw")
     with pytest.raises(ValueError, match=r"Got \[5\] in classes, expected labels out of"):
         gate.partial_fit(X[:4], y[:4], language="sw", classes=[0, 5])
+    with pytest.raises(ValueError, match=r"Got \[1\] alone in y, expected rows of both classes"):
+        LatentGate().partial_fit(X[y == 1], y[y == 1], language="sw", classes=[0, 1])
+    with pytest.raises(ValueError, match="Got text as X, expected activations"):
+        gate.predict(["boil an egg"])
     assert gate.languages_.tolist() == SOURCES
     with pytest.raises(ValueError, match="X has 3 features"):
         gate.predict(X[:, :3])

@@ -12,6 +12,7 @@ import sklearn
 from sklearn import metrics
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import (
@@ -218,10 +219,33 @@ def test_language_as_a_column(rows, enabled):
     scoring = {
         "pooled": LanguageScorer("f1"),
         "worst": LanguageScorer("f1", aggregate="worst", language_column="language"),
+        "worst, the gate's column": LanguageScorer("f1", aggregate="worst"),
     }
     with sklearn.config_context(enable_metadata_routing=enabled):
         result = cross_validate(gate, frame, y, cv=4, scoring=scoring, error_score="raise")
-    assert result["test_pooled"].tolist() == result["test_worst"].tolist() == [1] * 4
+    assert all(result[f"test_{name}"].tolist() == [1] * 4 for name in scoring)
+
+
+def test_a_baseline_without_languages_is_scored_by_a_column(rows):
+    X, y, language = rows
+    frame = pd.DataFrame({"x": X[:, 0], "lang": language})
+    drop = ColumnTransformer([("x", "passthrough", ["x"])])
+    baseline = make_pipeline(drop, LogisticRegression()).fit(frame, y)
+    scorer = LanguageScorer("balanced_accuracy", aggregate="worst", language_column="lang")
+    expected = min(
+        metrics.balanced_accuracy_score(part["y"], part["predicted"])
+        for _, part in frame.assign(y=y, predicted=baseline.predict(frame)).groupby("lang")
+    )
+    assert scorer(baseline, frame, y) == pytest.approx(expected)
+
+
+def test_the_column_of_the_gate_may_be_named_by_its_step(rows):
+    X, y, language = rows
+    frame = pd.DataFrame({"x": X[:, 0], "lang": language})
+    columns = ColumnTransformer([("h", "passthrough", ["x"]), ("l", "passthrough", ["lang"])])
+    gate = ShiftedGate(language_column="l__lang")
+    pipeline = make_pipeline(columns.set_output(transform="pandas"), gate).fit(frame, y)
+    assert LanguageScorer("f1", aggregate="worst")(pipeline, frame, y) == 1
 
 
 # Is the score right?

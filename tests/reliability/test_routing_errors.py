@@ -104,7 +104,7 @@ def test_cross_validation_is_told_the_two_ways_out(case, validate):
 def test_the_language_of_a_step_is_one_too(rows):
     """``latentgate__language`` would reach the fit and not the scores."""
     X, y, language = rows
-    with pytest.raises(ValueError, match="enable_metadata_routing"):
+    with pytest.raises(ValueError, match=r"Got latentgate__language= .*enable_metadata_routing"):
         cross_val_score(
             make_pipeline(LatentGate()), X, y, cv=3, params={"latentgate__language": language}
         )
