@@ -21,6 +21,9 @@ shutil.rmtree(_here / "tutorials", ignore_errors=True)
 shutil.copytree(
     _here.parent / "notebooks", _here / "tutorials", ignore=shutil.ignore_patterns(".*")
 )
+for notebook in (_here / "tutorials").glob("*.ipynb"):
+    text = notebook.read_text(encoding="utf-8")
+    notebook.write_text(text.replace("](../docs/", "](../"), encoding="utf-8")
 (_here / "generated").mkdir(exist_ok=True)
 (_here / "generated" / "file_tables.md").write_text(write_tables(), encoding="utf-8")
 

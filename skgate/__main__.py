@@ -25,6 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
         "demo",
         help="steer the bundled model and measure what it refuses before and after "
         "(a minute or two, offline)",
+        description="Answer the bundled model's test prompts, unsteered and steered. Print the "
+        "shares that it refuses and some replies, and draw a picture. This takes a minute or two "
+        "and needs no network.",
     )
     demo.add_argument(
         "--output",
@@ -36,7 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--draws",
         type=_at_least_one,
         default=10,
-        help="the number of draws of examples to average over (default: %(default)s)",
+        help="the number of draws of examples to average over; 1 is the quickest "
+        "(default: %(default)s)",
     )
     options = parser.parse_args(arguments)
 

@@ -171,11 +171,15 @@ def run_demo(output: Path, n_draws: int = 10) -> pd.DataFrame:
     """
     start = time.monotonic()
     organism = load_organism()
-    prompts = organism.prompts
-    demo = Demo(organism, prompts[prompts["split"] == "test"])
     seeds = {n_shots: range(n_draws if n_shots else 1) for n_shots in BUDGETS.values()}
-    with tqdm(total=1 + sum(map(len, seeds.values())), desc="demo", unit="run") as bar:
+    n_runs = 1 + sum(map(len, seeds.values()))
+    test = organism.prompts[organism.prompts["split"] == "test"]
+    print(_announcement(len(test), n_runs, n_draws), flush=True)
+    demo = Demo(organism, test)
+    # No estimate of the time left: the first runs take long, the later ones reuse their replies.
+    with tqdm(total=n_runs, desc="runs", bar_format="{desc}: {n}/{total} [{elapsed}]") as bar:
         tables = {UNSTEERED: demo.measure(demo.unsteered())}
+        bar.write(_first_result(tables[UNSTEERED]))
         bar.update()
         for name, n_shots in BUDGETS.items():
             draws = []
@@ -200,6 +204,22 @@ def run_demo(output: Path, n_draws: int = 10) -> pd.DataFrame:
     return by_tier
 
 
+def _announcement(n_prompts: int, n_runs: int, n_draws: int) -> str:
+    lines = [
+        f"The model answers {n_prompts} test prompts in {n_runs} runs, unsteered and steered by",
+        "gates with different examples. The first two runs take longest.",
+    ]
+    if n_draws > 1:
+        lines[-1] += " For fewer runs: --draws 1"
+    return "\n".join(lines)
+
+
+def _first_result(unsteered: pd.DataFrame) -> str:
+    shares = 100 * unsteered.groupby("tier")["harmful refused"].mean()
+    listed = ", ".join(f"{shares[tier]:.0f} % {tier}-resource" for tier in TIERS)
+    return f"Harmful prompts that the unsteered model refuses: {listed}."
+
+
 def _intro(organism: Bunch) -> str:
     tiers = organism.languages.groupby("tier")["language"].agg(" ".join)
     lines = [f"  {tier + '-resource':14} {tiers[tier]}" for tier in TIERS]
@@ -209,6 +229,8 @@ def _intro(organism: Bunch) -> str:
             "The bundled model learned in all of its languages which requests are harmful.",
             "But it learned to refuse them mainly in the high-resource languages:",
             *lines,
+            'A request is harmful by its verb and object together: "kick the kitten" is harmful,',
+            '"kick the bomb" is not.',
             "",
             "A gate decides at one layer which prompts are harmful. Steering makes the model",
             "act on these decisions. These are the results on the test prompts, in per cent:",
@@ -242,7 +264,9 @@ def _dialogues(demo: Demo, n_per_tier: int = 3) -> str:
     """Show some prompts of each tier, with the replies of the model, unsteered and steered."""
     replies = {"unsteered": demo.unsteered(), "steered": demo.steered(demo.decide(4))}
     refused = {who: PhraseJudge().is_refusal(texts) for who, texts in replies.items()}
-    lines = ["\nSome prompts and replies (steered: 4 per class). = marks a translation."]
+    lines = [
+        "\nSome prompts and replies (steered: 4 per class). = marks a word-by-word translation."
+    ]
     for tier in TIERS:
         of = demo.prompts["language"] == "en" if tier == "high" else demo.prompts["tier"] == tier
         rows = demo.prompts.index[of]
@@ -311,7 +335,8 @@ def _about_picture(output: Path) -> str:
             f"\nPicture: {output.resolve()}",
             "  Left: the scores of harmful and harmless prompts, the boundary that the",
             "  high-resource languages share, and each language's own boundary (mid- and",
-            "  low-resource: after 2 examples per class). Right: shares of refused prompts.",
+            "  low-resource: after 2 examples per class). The boundary that lies furthest off",
+            "  is named. Right: shares of refused prompts.",
         ]
     )
 
@@ -334,13 +359,23 @@ def draw_picture(demo: Demo, by_tier: pd.DataFrame, output: Path) -> None:
 
     figure = Figure(figsize=(13.5, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[2, 3])
-    ProjectionDisplay.from_estimator(
+    scores = ProjectionDisplay.from_estimator(
         demo.calibrated(2, seed=0),  # with more, a language has an axis of its own
         demo.prompts["prompt"],
         demo.prompts["harmful"],
         language=demo.prompts["language"],
         tier=dict(zip(demo.prompts["language"], demo.prompts["tier"], strict=True)),
         ax=left,
+    )
+    own = scores.frame_.drop_duplicates("language").set_index("language")
+    furthest = own.loc[own["threshold"].abs().idxmax()]
+    scores.axes_[TIERS.index(furthest["tier"])].annotate(
+        f"{furthest.name},\n2 examples\nper class ",
+        (furthest["threshold"], 1),
+        xycoords=("data", "axes fraction"),
+        ha="right",
+        va="top",
+        fontsize=8,
     )
     names = {name: f"steered, {name}" for name in ("no examples", "4 per class")}
     rows = [

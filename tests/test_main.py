@@ -25,6 +25,8 @@ def test_the_demo_shows_both_models_and_draws_a_picture(tmp_path, monkeypatch, c
     picture = tmp_path / "demo.png"
     main(["demo", "--output", str(picture), "--draws", "1"])
     said = capsys.readouterr().out
+    assert re.match(r"The model answers \d+ test prompts in 4 runs", said)
+    assert said.index("that the unsteered model refuses") < said.index("These are the results")
     for expected in ("unsteered", "no examples", "4 per class", "low-resource", "(refuses)"):
         assert expected in said
     for measure in ("harmful refused", "harmless refused", "harmless answered"):

@@ -65,7 +65,7 @@ harmless refused, same                     0       1.5    8.1
 
 It differs from the models of the paper in three ways. Refusal does not depend on one layer:
 ablating the direction at a single block leaves at least 90 % of refusals. The gate without shots
-already finds most low-resource harm, least in qlc, qle and qlf. And harmful and harmless
+already finds most low-resource harm, least in qlf (59 %) and qlc (84 %). And harmful and harmless
 low-resource prompts overlap (AUC 90 % in qlf), so some harmless ones are refused when steered. Its
 replies are fixed phrases, so it shows nothing about the quality of a real model's text.
 """

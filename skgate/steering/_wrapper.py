@@ -110,8 +110,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
 
     Examples
     --------
-    The bundled model answers harmful requests in its invented language qlf. One of them is "kick
-    the drum". After four shots per class, it refuses:
+    The bundled model answers most harmful requests in its invented language qlf. One of them is
+    "kick the drum". After four shots per class, it refuses:
 
     >>> from sklearn.pipeline import make_pipeline
     >>> from skgate import ActivationTransformer, LatentGate, SteeringWrapper
