@@ -202,7 +202,7 @@ HEADER = "prompt,language,harmful\n"
         ("no.jsonl", b"", "expected one of the columns|without rows"),
         (
             "gap.jsonl",
-            b'{"prompt": ""}',
+            b'{"prompt": "", "language": "fr", "harmful": 0}',
             r"prompt\[0\] is '', .*gap.jsonl', row \[0\] is the first",
         ),
         ("table.xlsx", b"", "expected a file with one of"),
