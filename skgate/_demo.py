@@ -367,10 +367,9 @@ def draw_picture(demo: Demo, by_tier: pd.DataFrame, output: Path) -> None:
         tier=dict(zip(demo.prompts["language"], demo.prompts["tier"], strict=True)),
         ax=left,
     )
-    own = scores.frame_.drop_duplicates("language").set_index("language")
-    furthest = own.loc[own["threshold"].abs().idxmax()]
+    furthest = scores.frame_.iloc[int(scores.frame_["threshold"].abs().argmax())]
     scores.axes_[TIERS.index(furthest["tier"])].annotate(
-        f"{furthest.name},\n2 examples\nper class ",
+        f"{furthest['language']},\n2 examples\nper class ",
         (furthest["threshold"], 1),
         xycoords=("data", "axes fraction"),
         ha="right",
