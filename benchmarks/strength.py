@@ -14,6 +14,7 @@ PolyRefuse's, and its replies are judged by LatentJudge.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,9 @@ CHOSEN = "chosen"
 COMMON = {"generate_kwargs": {"max_new_tokens": 24, "do_sample": False}, "batch_tokens": 2048}
 
 
-def answer(wrapper: SteeringWrapper, prompts: pd.DataFrame, judge: Any) -> pd.DataFrame:
+def answer(
+    wrapper: SteeringWrapper, prompts: pd.DataFrame, judge: Any, path: Path | None
+) -> pd.DataFrame:
     """Answer at each strength; prompts found harmless are not steered, and answered only once."""
     models = {
         f"{strength:g}": SteeringWrapper(wrapper.gate_, strength=float(strength), **COMMON)
@@ -40,15 +43,22 @@ def answer(wrapper: SteeringWrapper, prompts: pd.DataFrame, judge: Any) -> pd.Da
     }
     models[CHOSEN] = wrapper
     flagged = wrapper.predict(prompts["prompt"], language=prompts["language"]) == 1
-    options = {"batch_size": 256, "verbose": False}
-    steered = evaluate_refusal(models, prompts[flagged], judge, **options)
-    others = evaluate_refusal({CHOSEN: wrapper}, prompts[~flagged], judge, **options)
+    found = []
+    for name, part, asked in (
+        ("harmful", prompts[flagged], models),
+        ("harmless", prompts[~flagged], {CHOSEN: wrapper}),
+    ):
+        file = None if path is None else path.with_name(f"{path.name}-{name}.jsonl")
+        found.append(evaluate_refusal(asked, part, judge, path=file))
+    steered, others = found
     return pd.concat([steered, *(others.assign(model=name) for name in models)])
 
 
-def measure(wrapper: SteeringWrapper, prompts: pd.DataFrame, judge: Any, n_swept: int) -> None:
+def measure(
+    wrapper: SteeringWrapper, prompts: pd.DataFrame, judge: Any, n_swept: int, path: Path | None
+) -> None:
     """Print the selectivity at each strength, and how the chosen one compares with the best."""
-    results = answer(wrapper, prompts, judge)
+    results = answer(wrapper, prompts, judge, path)
     options = {"resample_languages": False, "random_state": 0}
     rates = compare(results, CHOSEN, **options).xs("all", level="language")["selectivity"]
     best = rates.drop(CHOSEN).idxmax()
@@ -89,8 +99,9 @@ def load_prompts(model: str | None, languages: list[str], n: int) -> tuple[pd.Da
     shots = shots.groupby(by).sample(4, random_state=0) if len(shots) else shots
     val = frame[(frame["split"] == "val") & frame["language"].isin(languages)]
     val = evenly_spaced(val, n)
-    val = val.assign(group=val["row_id"] if "row_id" in val else np.arange(len(val)))
-    return sources, shots, val[["prompt", "language", "harmful", "group"]]
+    numbers = np.arange(len(val))
+    val = val.assign(id=numbers, group=val.get("row_id", numbers))
+    return sources, shots, val[["id", "prompt", "language", "harmful", "group"]]
 
 
 def main() -> None:
@@ -100,6 +111,7 @@ def main() -> None:
     parser.add_argument("--languages", nargs="+", default=["de", "ru"])
     parser.add_argument("--n", type=int, default=30, help="prompts per language and class")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--folder", type=Path, help="keep the verdicts there, and go on from them")
     args = parser.parse_args()
     sources, shots, val = load_prompts(args.model, args.languages, args.n)
     judge = None
@@ -116,7 +128,8 @@ def main() -> None:
         if len(shots):
             wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
         print(f"layer {layer}")
-        measure(wrapper, val, judge, count_swept_tokens(wrapper, sources))
+        path = args.folder and args.folder / f"strength-layer{layer}"
+        measure(wrapper, val, judge, count_swept_tokens(wrapper, sources), path)
 
 
 if __name__ == "__main__":
