@@ -368,10 +368,10 @@ def draw_picture(demo: Demo, by_tier: pd.DataFrame, output: Path) -> None:
         ax=left,
     )
     own = scores.frame_.drop_duplicates("language").set_index("language")
-    furthest = own.loc[own["threshold"].abs().idxmax()]
-    scores.axes_[TIERS.index(furthest["tier"])].annotate(
-        f"{furthest.name},\n2 examples\nper class ",
-        (furthest["threshold"], 1),
+    furthest = str(own["threshold"].abs().idxmax())
+    scores.axes_[TIERS.index(str(own.at[furthest, "tier"]))].annotate(
+        f"{furthest},\n2 examples\nper class ",
+        (own.at[furthest, "threshold"], 1),
         xycoords=("data", "axes fraction"),
         ha="right",
         va="top",
