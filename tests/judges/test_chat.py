@@ -418,8 +418,10 @@ def test_an_interrupt_stops_the_calls_and_keeps_verdicts(tmp_path):
 
     with serve(act, pause=0.01) as endpoint:
         judge = make_judge(endpoint, store=store, max_concurrent=4)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background
         with pytest.raises(KeyboardInterrupt):
             judge.verdicts(replies, prompts)
+        signal.signal(signal.SIGINT, before)
         n_calls, n_stored = len(endpoint.requests), len(store.read_text().splitlines())
         assert 30 <= n_stored < 190
         assert judge.verdicts(replies, prompts).tolist() == truth
