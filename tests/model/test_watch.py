@@ -177,7 +177,7 @@ def test_a_full_read_notices_one_element_at_once():
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft's
 @pytest.mark.parametrize("change", ["disable", "set", "scale", "merge", "unload"])
 def test_adapters(change, reads):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="needs peft, of the test extra")
     settings = peft.LoraConfig(r=2, target_modules=["up_proj"], init_lora_weights=False)
     model = peft.get_peft_model(make_model("llama"), settings)
     model.add_adapter("second", settings)
