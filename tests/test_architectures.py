@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
@@ -34,10 +34,11 @@ OLDER = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23)
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("architectures", SCRIPT)
-    module = sys.modules["architectures"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        return importlib.import_module("architectures")
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
 
 
 @pytest.mark.filterwarnings("ignore")  # transformers' own, about tiny configurations
