@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _SHARES = np.array([0.25, 0.5, 0.75, 1.0])
 _N_EACH = 4  # prompts of each class
 _N_LEAST = 4  # of both together
+_LEAST_GAIN = 0.1  # nats per token; smaller gains made the bundled model refuse less
 
 
 def lower_strengths(
@@ -45,8 +46,8 @@ def lower_strengths(
     -------
     strengths : dict of str to float
         The strength of each language of which there are enough shots. It is ``strength``, or the
-        best of a quarter, a half and three quarters of it, if that is better by more than a
-        standard error of the mean difference over the shots.
+        best of a quarter, a half and three quarters of it, if that is better by more than 0.1 nats
+        per token and by more than a standard error of the mean difference over the shots.
     """
     prompts, languages = parts.split(X, language)
     if languages is None:
@@ -72,5 +73,6 @@ def lower_strengths(
         best = int(likelihoods.mean(axis=0).argmax())
         gains = likelihoods[:, best] - likelihoods[:, -1]
         error = gains.std(ddof=1) / np.sqrt(len(gains))
-        found[name] = strength * float(_SHARES[best]) if gains.mean() > error else strength
+        is_better = gains.mean() > max(_LEAST_GAIN, error)
+        found[name] = strength * float(_SHARES[best]) if is_better else strength
     return found

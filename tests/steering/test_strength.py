@@ -225,6 +225,15 @@ def test_a_strength_that_a_language_bears_stays(chosen, shots):
     assert wrapper.language_strengths_ == {"qlb": chosen.strength_, "qlf": chosen.strength_}
 
 
+@pytest.mark.filterwarnings("ignore:The scores of harmful and harmless")  # unsuited to block 2
+def test_a_small_gain_lowers_no_strength(organism, shots):
+    sources = organism.prompts.query("split == 'train' and tier == 'high'")
+    wrapper = steer(organism, layer=2)  # there, a lower strength gains about 0.05 in qlb
+    wrapper.fit(sources["prompt"], sources["harmful"], language=sources["language"])
+    wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+    assert wrapper.language_strengths_ == {"qlb": wrapper.strength_, "qlf": wrapper.strength_}
+
+
 def test_few_shots_and_given_strengths_are_not_checked(chosen, shots):
     one_each = shots.groupby(["language", "harmful"]).head(1)
     wrapper = deepcopy(chosen)
