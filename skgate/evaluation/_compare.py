@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,13 @@ from sklearn.utils import check_random_state
 
 from skgate._base import Interval, set_module, validate_params
 from skgate.evaluation._answers import ALL, check_results
-from skgate.evaluation._paired_bootstrap import Rates, average_languages, measure, resample
+from skgate.evaluation._paired_bootstrap import (
+    Rates,
+    average_languages,
+    draw_languages,
+    measure,
+    resample,
+)
 
 _MEASURES = ("harmful_refused", "harmless_refused", "selectivity", "difference")
 
@@ -100,10 +105,16 @@ def compare(
     The bootstrap is paired: each resample holds the same prompts for every model, so that what
     they have in common does not widen the interval of a difference. Prompts are drawn with
     replacement within each language and class. Prompts of the same ``group``, such as translations,
-    are drawn together, among the groups of the same class and languages. For the rows "all", as
-    many languages as there are are drawn too, with replacement, after the prompts. The intervals
-    are percentiles over the resamples: ``(1 - level) / 2`` and ``(1 + level) / 2`` [1]_. A resample
+    are drawn together, among the groups of the same class and languages. The intervals are
+    percentiles over the resamples: ``(1 - level) / 2`` and ``(1 + level) / 2`` [1]_. A resample
     that does not define a measure is left out of its percentiles.
+
+    For the rows "all", ``n_languages - 1`` languages are drawn too, with replacement: with one
+    fewer than there are, the variance of their mean is estimated without bias [2]_. If no prompt or
+    group is in several languages, each language drawn has its measured rates, which already differ
+    by the chance of its prompts. Otherwise the languages share that chance, and have the rates of
+    the resampled prompts. These intervals are wider than the level asks for, up to 1.7 times where
+    languages hardly differ [3]_.
 
     With few prompts, the intervals are too narrow. If no verdict differs, they have no width. A
     group that is the only one of its class with its languages is drawn every time, so it adds
@@ -113,6 +124,9 @@ def compare(
     References
     ----------
     .. [1] Efron, Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
+    .. [2] Rao, Wu, "Resampling Inference With Complex Survey Data", Journal of the American
+       Statistical Association 83 (1988), section 2.
+    .. [3] Owen, "The Pigeonhole Bootstrap", Annals of Applied Statistics 1 (2007).
 
     Examples
     --------
@@ -147,12 +161,18 @@ def compare(
     )
     random = check_random_state(random_state)
     resampled = resample(coded, n_resamples, random)
-    size = (n_resamples, len(languages))
-    drawn = random.randint(len(languages), size=size) if resample_languages else None
     place = models.index(reference)
     tail = (1 - confidence_level) / 2
-    found = _measures(measure(coded), None, place)[0]
-    low, high = _quantiles(_measures(resampled, drawn, place), [tail, 1 - tail])
+    measured = _by_language(measure(coded), place)
+    found = _with_mean(measured, average_languages(measured, None))[0]
+    by_language = _by_language(resampled, place)
+    pooled, drawn = by_language, None
+    if resample_languages and len(languages) > 1:
+        drawn = draw_languages(len(languages), n_resamples, random)
+        if not (coded.groupby("unit")["language"].nunique() > 1).any():
+            pooled = np.broadcast_to(measured, by_language.shape)
+    resamples = _with_mean(by_language, average_languages(pooled, drawn))
+    low, high = _quantiles(resamples, [tail, 1 - tail])
     named = [ALL] if languages == [None] else [*languages, ALL]
     index = pd.MultiIndex.from_product([models, named], names=["model", "language"])
     columns = {
@@ -163,14 +183,17 @@ def compare(
     return pd.DataFrame(columns, index=index)
 
 
-def _measures(rates: Rates, drawn: Any, reference: int) -> Rates:
-    """Stack the measures, of shape (n_resamples, 4, n_models, n_languages + 1); "all" is last."""
+def _by_language(rates: Rates, reference: int) -> Rates:
+    """Stack the measures, of shape (n_resamples, 4, n_models, n_languages)."""
     harmless, harmful = rates[:, 0], rates[:, 1]
     selectivity = harmful - harmless
     difference = selectivity - selectivity[:, [reference]]
-    by_language = np.stack([harmful, harmless, selectivity, difference], axis=1)
-    overall = average_languages(by_language, drawn)
-    return np.concatenate([by_language, overall[..., None]], axis=-1)
+    return np.stack([harmful, harmless, selectivity, difference], axis=1)
+
+
+def _with_mean(by_language: Rates, mean: Rates) -> Rates:
+    """Append the mean over languages, "all", along the last axis."""
+    return np.concatenate([by_language, mean[..., None]], axis=-1)
 
 
 def _quantiles(values: Rates, levels: Sequence[float]) -> Rates:

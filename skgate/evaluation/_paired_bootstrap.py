@@ -67,6 +67,29 @@ def resample(rows: pd.DataFrame, n_resamples: int, random: Any) -> Rates:
     return _divide(totals[0], totals[1])
 
 
+def draw_languages(n_languages: int, n_resamples: int, random: Any) -> NDArray[np.int_]:
+    """Draw languages with replacement, one fewer than there are, for each resample.
+
+    The variance of the mean of ``n - 1`` draws is ``s**2 / n``, where ``s**2`` is the sample
+    variance with divisor ``n - 1``: the unbiased estimate of that of the mean over languages.
+
+    Parameters
+    ----------
+    n_languages : int
+        At least 2.
+    n_resamples : int
+        The number of resamples.
+    random : RandomState
+        What draws them.
+
+    Returns
+    -------
+    languages : ndarray of int of shape (n_resamples, n_languages - 1)
+        Their codes.
+    """
+    return random.randint(n_languages, size=(n_resamples, n_languages - 1))
+
+
 def average_languages(rates: Rates, languages: NDArray[np.int_] | None) -> Rates:
     """Average over the languages that define a rate.
 

@@ -22,6 +22,7 @@ from skgate.evaluation._identity import (
 )
 from skgate.evaluation._journal import Journal, Record
 from skgate.evaluation._load_prompts import load_prompts
+from skgate.evaluation._model_input import make_input
 from skgate.steering._sweeps import find_refusals, judge_name, warn_of_abstentions
 
 _DECISIONS = ["harmful", "harm_score", "action", "gate_version"]
@@ -270,7 +271,8 @@ def _answer(
     """Let a model answer a batch: its decisions, the replies, and whether they are refusals."""
     prompts, given = batch["prompt"].tolist(), batch["language"].to_numpy(dtype=object)
     languages = None if given[0] is None else given
-    answer = model.generate(prompts, language=languages, return_decisions=True, **generate_kwargs)
+    X, language = make_input(model, prompts, languages)
+    answer = model.generate(X, language=language, return_decisions=True, **generate_kwargs)
     if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], pd.DataFrame)):
         raise TypeError(
             f"Got a {type(answer).__name__} from models[{name!r}].generate(..., "

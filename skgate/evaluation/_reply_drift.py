@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from skgate._base import HasMethods, set_module, validate_params
 from skgate.evaluation._load_prompts import load_prompts
+from skgate.evaluation._model_input import make_input
 
 _GREEDY = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
 
@@ -143,9 +144,8 @@ def _record(
     options = {**generate_kwargs, **_GREEDY, "logits_processor": processors}
     if reply is not None:
         options["max_new_tokens"] = len(reply)
-    model.generate(
-        [row.prompt], language=None if row.language is None else [row.language], **options
-    )
+    X, language = make_input(model, [row.prompt], None if row.language is None else [row.language])
+    model.generate(X, language=language, **options)
     if not steps or (reply is not None and len(steps) != len(reply)):
         raise RuntimeError(
             f"Got {len(steps)} steps of the logits_processor from a {type(model).__name__}, "

@@ -143,6 +143,32 @@ def find_classes(y: npt.NDArray[Any], harmful_label: Any) -> tuple[npt.NDArray[A
     return classes, classes[known.index(resolve_harmful_label(known, harmful_label))]
 
 
+def check_first_labels(y: Any, classes: Any) -> None:
+    """Check the labels of a first call of partial_fit, if it says which classes there are.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_rows,)
+        The labels.
+    classes : array-like of shape (2,) or None
+        The classes.
+
+    Raises
+    ------
+    ValueError
+        If the labels are of one class, or others than the classes.
+    """
+    if classes is None:
+        return
+    found = np.unique(plain_labels(y))
+    if len(found) == 1:
+        raise ValueError(
+            f"Got {found.tolist()} alone in y, expected rows of both classes in the first call of "
+            "partial_fit, which fits the gate."
+        )
+    check_labels(classes, found, "classes")
+
+
 def check_labels(labels: Any, classes: npt.NDArray[Any], name: str) -> None:
     """Raise a ValueError for labels that the gate was not fitted on; None passes."""
     if labels is None:

@@ -18,12 +18,12 @@ from skgate._base import (
     set_module,
 )
 from skgate._docstrings import fill_docstring
-from skgate._labels import plain_labels
 from skgate._provenance import ActivationSource, recall
 from skgate.gate._calibration import Calibrator, Evidence
 from skgate.gate._decisions import harmful_sign
 from skgate.gate._detector import LanguageDetector
 from skgate.gate._input import (
+    check_first_labels,
     check_labels,
     check_rows,
     find_classes,
@@ -452,14 +452,7 @@ class LatentGate(VersionedPickle, LanguageInsights):
         array([4, 4])
         """
         if not hasattr(self, "classes_"):
-            if classes is not None:
-                found = np.unique(plain_labels(y))
-                if len(found) == 1:
-                    raise ValueError(
-                        f"Got {found.tolist()} alone in y, expected rows of both classes in the "
-                        "first call of partial_fit, which fits the gate."
-                    )
-                check_labels(classes, found, "classes")
+            check_first_labels(y, classes)
             return self.fit(X, y, language=language, sample_weight=sample_weight)
         X, y, language, weight = check_rows(self, X, y, language, sample_weight, reset=False)
         check_labels(classes, self.classes_, "classes")

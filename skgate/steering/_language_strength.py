@@ -71,8 +71,9 @@ def lower_strengths(
             ]
         )
         best = int(likelihoods.mean(axis=0).argmax())
-        gains = likelihoods[:, best] - likelihoods[:, -1]
-        error = gains.std(ddof=1) / np.sqrt(len(gains))
-        is_better = gains.mean() > max(_LEAST_GAIN, error)
+        with np.errstate(invalid="ignore"):  # infinite gains, where the full strength overflows
+            gains = likelihoods[:, best] - likelihoods[:, -1]
+            error = gains.std(ddof=1) / np.sqrt(len(gains))
+        is_better = gains.mean() > _LEAST_GAIN and not gains.mean() <= error
         found[name] = strength * float(_SHARES[best]) if is_better else strength
     return found

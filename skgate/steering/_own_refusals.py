@@ -70,11 +70,12 @@ class OwnRefusal:
         log_likelihoods : ndarray of shape (n_prompts, n_amounts)
             One row per prompt, harmful ones first. Minus infinity where the model overflows.
         """
-        found = [
-            prompt.mean_log_likelihoods(self.reply, layer, direction, amounts)
-            for prompt in (*self.harmful, *self.harmless)
-        ]
-        return np.nan_to_num(np.array(found), nan=-np.inf, neginf=-np.inf)
+        return np.array(
+            [
+                prompt.mean_log_likelihoods(self.reply, layer, direction, amounts)
+                for prompt in (*self.harmful, *self.harmless)
+            ]
+        )
 
 
 @dataclass(frozen=True)

@@ -55,12 +55,15 @@ class SteeringParts:
         The last step.
     prompt_column : str, int or None
         Where ``X`` holds the prompts; None if ``X`` is the prompts.
+    language_column : str, int or None
+        Where ``X`` holds the languages; None if the gate reads them from no column.
     """
 
     pipeline: Pipeline
     transformer: ActivationTransformer
     gate: LatentGate
     prompt_column: str | int | None
+    language_column: str | int | None
 
     @classmethod
     def from_pipeline(cls, estimator: Any) -> SteeringParts:
@@ -86,9 +89,9 @@ class SteeringParts:
         pipeline = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
         steps = [step for _, step in pipeline.steps if step not in (None, "passthrough")]
         gate = steps[-1].estimator if isinstance(steps[-1], FrozenEstimator) else steps[-1]
-        reader, prompt_column = steps[0], None
+        reader, prompt_column, language_column = steps[0], None, None
         if isinstance(reader, ColumnTransformer):
-            reader, prompt_column = _find_in_columns(reader)
+            reader, prompt_column, language_column = _find_in_columns(reader)
         if (
             len(steps) != 2
             or not isinstance(reader, ActivationTransformer)
@@ -99,7 +102,11 @@ class SteeringParts:
                 "ActivationTransformer (alone, or in a ColumnTransformer beside the language) "
                 f"directly followed by a LatentGate: with another step between, {_DIRECTION}."
             )
-        return cls(pipeline, reader, gate, prompt_column)
+        if gate.language_column is None:
+            language_column = None
+        elif language_column is None:
+            language_column = gate.language_column
+        return cls(pipeline, reader, gate, prompt_column, language_column)
 
     def split(
         self, X: Any, language: Any, *, missing: bool = False
@@ -134,13 +141,41 @@ class SteeringParts:
                     f"Got prompts with the columns {list(X.columns[:5])}, expected the column "
                     f"{self.prompt_column!r} that the gate's ColumnTransformer reads."
                 )
-            if self.gate.language_column is not None:
-                language = _find_language(X, language, self.gate.language_column)
+            if self.language_column is not None:
+                language = _find_language(X, language, self.language_column)
             X = X[self.prompt_column]
         prompts = check_prompts(X, "prompts")
         if language is not None:
             language = check_language(language, len(prompts), missing=missing)
         return prompts, language
+
+    def join(self, prompts: Sequence[Prompt], languages: Any) -> tuple[Any, Any]:
+        """Make what the pipeline is given of prompts and languages: the reverse of :meth:`split`.
+
+        Parameters
+        ----------
+        prompts : sequence of length n_prompts
+            The prompts.
+        languages : array-like of str of shape (n_prompts,) or None
+            Their languages.
+
+        Returns
+        -------
+        X : list or DataFrame of length n_prompts
+            A frame if the pipeline reads columns.
+        language : array-like of str or None
+            None if they are a column of ``X``.
+        """
+        if self.prompt_column is None:
+            return list(prompts), languages
+        frame = pd.DataFrame({self.prompt_column: pd.Series(list(prompts), dtype=object)})
+        if self.language_column is None:
+            return frame, languages
+        name = self.language_column
+        if isinstance(name, str):
+            name = name.rpartition("__")[2]  # (as a ColumnTransformer's input has it)
+        frame[name] = languages
+        return frame, None
 
     def activations(self, X: Any) -> Any:
         """Compute the rows that the gate reads: activations, with the language beside them or not.
@@ -321,12 +356,15 @@ def steered_part(
     return gate.direction_[start : start + d]
 
 
-def _find_in_columns(columns: ColumnTransformer) -> tuple[Any, Any]:
-    """Find the ActivationTransformer in a ColumnTransformer, and the column that it reads."""
+def _find_in_columns(columns: ColumnTransformer) -> tuple[Any, Any, Any]:
+    """Find a ColumnTransformer's ActivationTransformer, the column that it reads, and another.
+
+    The other is the only one that is passed through: the languages, if anything. None otherwise.
+    """
     transformers = getattr(columns, "transformers_", columns.transformers)
     found = [one for one in transformers if isinstance(one[1], ActivationTransformer)]
     if len(found) != 1:
-        return columns, None
+        return columns, None, None
     name, reader, column = found[0]
     weight = (columns.transformer_weights or {}).get(name, 1)
     if weight != 1:
@@ -334,9 +372,13 @@ def _find_in_columns(columns: ColumnTransformer) -> tuple[Any, Any]:
             f"Got transformer_weights={{{name!r}: {weight!r}}} in the ColumnTransformer, expected "
             f"1: with scaled activations, {_DIRECTION}."
         )
-    if isinstance(column, list) and len(column) == 1:
-        column = column[0]
-    return reader, column
+    passed = [one[2] for one in columns.transformers if one[1] == "passthrough"]
+    return reader, _single(column), _single(passed[0]) if len(passed) == 1 else None
+
+
+def _single(column: Any) -> Any:
+    """Take the column out of a list of one."""
+    return column[0] if isinstance(column, list) and len(column) == 1 else column
 
 
 def _find_language(X: pd.DataFrame, language: Any, column: str | int) -> Any:

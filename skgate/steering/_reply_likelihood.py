@@ -74,13 +74,14 @@ class ReplyLikelihood:
         Returns
         -------
         means : ndarray of shape (n_amounts,)
-            In nats per token.
+            In nats per token. Minus infinity where the model overflows.
         """
         shifts = torch.tensor(amounts)[:, None] * torch.from_numpy(direction)
         logits = self._logits(reply, layer, shifts, self._prefix)
         chosen = torch.as_tensor(reply, device=logits.device).expand(len(amounts), -1)
         found = logits.log_softmax(-1).gather(-1, chosen[..., None])[..., 0]
-        return found.mean(1).cpu().double().numpy()
+        means = found.mean(1).cpu().double().numpy()
+        return np.nan_to_num(means, nan=-np.inf, neginf=-np.inf)
 
     def _logits(
         self, reply: Sequence[int], layer: int, shifts: torch.Tensor, prefix: Prefix | None

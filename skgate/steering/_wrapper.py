@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from numbers import Integral, Real
@@ -21,10 +22,12 @@ from skgate._base import (
     SharedModelMixin,
     StrOptions,
     _fit_context,
+    find_stack_level,
     set_module,
 )
 from skgate._docstrings import fill_docstring
 from skgate._frames import find_index, to_plain
+from skgate.gate._input import check_first_labels
 from skgate.steering import _sweeps
 from skgate.steering._engine import Engine
 from skgate.steering._language_strength import lower_strengths
@@ -278,7 +281,8 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         Returns
         -------
         self : SteeringWrapper
-            The wrapper, with ``strength_`` and ``strength_search_``.
+            The wrapper, with ``strength_`` and ``strength_search_``. The strengths that
+            ``partial_fit`` lowered in some languages are forgotten, with a warning.
 
         Raises
         ------
@@ -315,6 +319,14 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
                 f"Got strength={self.strength!r}, expected 'auto': a number is not replaced."
             )
         self.strength_search_, self._refusals = search_strength(self, X, y, language)
+        known: dict[str, float] = getattr(self, "language_strengths_", {})
+        lowered = [name for name, strength in known.items() if strength < self._find_strength()]
+        if lowered:
+            warnings.warn(
+                f"The strength was lowered in {lowered} by partial_fit, and the new one is not: "
+                "call partial_fit with their shots again.",
+                stacklevel=find_stack_level(),
+            )
         self.strength_ = self.strength_search_.attrs["strength"]
         self.language_strengths_: dict[str, float] = {}
         return self
@@ -328,10 +340,12 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
 
         ``gate`` never changes: a fitted gate is first copied to ``gate_``.
 
-        If the strength was chosen, it is checked in each language with shots of both classes, four
-        or more in all. It is lowered there, to three quarters, a half or a quarter, if that makes a
-        refusal clearly likelier as a reply to the shots (by more than a standard error). Too great
-        a strength garbles replies, and languages tolerate different strengths.
+        If the strength was chosen, it is checked in each language that has shots of both classes in
+        this call, four or more in all. It is lowered there, to three quarters, a half or a quarter,
+        if that makes a refusal clearly likelier as a reply to the shots: by more than 0.1 nats per
+        token, and by more than a standard error. Too great a strength garbles replies, and
+        languages tolerate different strengths. No call raises it again, except
+        :meth:`choose_strength`.
 
         Parameters
         ----------
@@ -350,14 +364,21 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
         try:
             parts = find_fitted_parts(self)
         except NotFittedError:
+            check_first_labels(y, classes)
             return self.fit(X, y, language)
         if parts.gate is SteeringParts.from_pipeline(assemble(self)).gate:
             self.gate_ = deepcopy(parts.pipeline)
             parts = SteeringParts.from_pipeline(self.gate_)
-        self._calibrate(parts, X, y, language, classes)
+        strengths = None
         if self._needs_strength() and hasattr(self, "strength_"):
-            lowered = lower_strengths(parts, X, y, language, self._refusals, self.strength_)
-            self.language_strengths_ = {**self.language_strengths_, **lowered}
+            found = lower_strengths(parts, X, y, language, self._refusals, self.strength_)
+            known = self.language_strengths_
+            strengths = known | {
+                name: min(one, known.get(name, one)) for name, one in found.items()
+            }
+        self._calibrate(parts, X, y, language, classes)  # (last: if it is interrupted, call again)
+        if strengths is not None:
+            self.language_strengths_ = strengths
         return self
 
     @fill_docstring

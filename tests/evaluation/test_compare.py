@@ -71,6 +71,7 @@ def test_intervals_equal_a_bootstrap_by_hand(shared, resample_languages):
         strata[label, tuple(sorted(set(rows["language"])))].add(name)
     for row in results.dropna().to_dict("records"):
         judged[row["model"], row["language"], row["harmful"]].append((row[unit], row["refused"]))
+    measured = by_hand(results).loc["b", "difference"]
     resampled = []
     for _ in range(2000):
         times = Counter()
@@ -89,8 +90,9 @@ def test_intervals_equal_a_bootstrap_by_hand(shared, resample_languages):
             + rates["a", x, False]
             for x in ("en", "de", "yo")
         }
-        drawn = rng.choice(list(difference), 3) if resample_languages else difference
-        resampled.append({**difference, "all": np.mean([difference[x] for x in drawn])})
+        drawn = rng.choice(list(difference), 2) if resample_languages else difference
+        rated = difference if shared or not resample_languages else measured
+        resampled.append({**difference, "all": np.mean([rated[x] for x in drawn])})
     expected = pd.DataFrame(resampled).quantile([0.05, 0.95])
     table = compare(
         results,
@@ -103,6 +105,24 @@ def test_intervals_equal_a_bootstrap_by_hand(shared, resample_languages):
     for name in expected:
         found = table.loc[name, ["difference_low", "difference_high"]]
         np.testing.assert_allclose(found, expected[name], atol=0.05)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.15])
+def test_the_interval_of_the_mean_is_as_wide_as_its_error(spread):
+    """Over many worlds of eight languages, in which the share refused varies by ``spread``."""
+    rng = np.random.default_rng(0)
+    means, widths = [], []
+    for _ in range(60):
+        shares = np.clip(rng.normal(0.5, spread, 8), 0, 1)
+        prompts = pd.DataFrame(
+            {"language": np.repeat(list("abcdefgh"), 40), "harmful": np.tile([True, False], 160)}
+        ).assign(model="m", id=np.arange(320))
+        refused = (rng.random(320) < np.repeat(shares, 40)) & prompts["harmful"]
+        table = compare(prompts.assign(refused=refused), "m", n_resamples=300, random_state=0)
+        row = table.loc[("m", "all")]
+        means.append(row["selectivity"])
+        widths.append((row["selectivity_high"] - row["selectivity_low"]) / (2 * 1.96))
+    assert np.mean(widths) == pytest.approx(np.std(means, ddof=1), rel=0.25)
 
 
 def test_most_intervals_hold_a_known_difference():

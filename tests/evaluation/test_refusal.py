@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from evaluated import Judge, Model, make_models, make_prompts
+from sklearn.base import clone
+from sklearn.compose import make_column_transformer
 from sklearn.pipeline import make_pipeline
 
 from skgate import ActivationTransformer, LatentGate, SteeringWrapper
 from skgate.baselines import SharedThreshold, TargetDirection
 from skgate.datasets import load_organism
-from skgate.evaluation import evaluate_refusal
+from skgate.evaluation import evaluate_refusal, reply_drift
 from skgate.judges import PhraseJudge
 
 COLUMNS = "model id language harmful group flagged harm_score action gate_version refused".split()
@@ -58,6 +60,34 @@ def test_rows_are_what_generate_and_the_judge_say(organism, wrapper):
         np.testing.assert_allclose(rows["harm_score"], decisions["harm_score"], atol=1e-4)
         assert rows["gate_version"].tolist() == decisions["gate_version"].tolist()
     assert 0 < results["refused"].mean() < 1
+
+
+@pytest.mark.parametrize("column", ["language", -1])
+@pytest.mark.parametrize("make", [SteeringWrapper, TargetDirection])
+def test_a_pipeline_may_read_columns(organism, wrapper, make, column):
+    sources = organism.prompts.query("split == 'train' and tier == 'high'")
+    sources = sources.groupby(["language", "harmful"]).head(12)
+    reader = clone(wrapper.gate_[0])
+    columns = make_column_transformer(
+        (reader, "prompt"), ("passthrough", ["language"]), verbose_feature_names_out=False
+    ).set_output(transform="pandas" if column == "language" else "default")
+    models = {}
+    for name, first in (("columns", columns), ("prompts", reader)):
+        gate = LatentGate(language_column=column if name == "columns" else None)
+        model = make(make_pipeline(first, gate), strength=0.5)
+        given = [sources] if name == "columns" else [sources["prompt"]]
+        language = None if name == "columns" else sources["language"]
+        models[name] = model.fit(*given, sources["harmful"], language=language)
+    prompts = organism.prompts.query("split == 'test' and language == 'en'")
+    prompts = prompts.groupby("harmful").head(3)
+    options = {"verbose": False, "max_new_tokens": 16}
+    results = evaluate_refusal(models, prompts, **options)
+    pairs = results.groupby("id")[["flagged", "refused", "harm_score"]]
+    assert (pairs.nunique() == 1).all(axis=None)
+    assert results["refused"].nunique() == 2
+    if make is SteeringWrapper:
+        drift = reply_drift(*models.values(), prompts, **options)
+        assert drift["identical"].all()
 
 
 def test_a_gate_that_has_learned_is_another_model(organism, wrapper, tmp_path):

@@ -225,6 +225,47 @@ def test_a_strength_that_a_language_bears_stays(chosen, shots):
     assert wrapper.language_strengths_ == {"qlb": chosen.strength_, "qlf": chosen.strength_}
 
 
+def test_no_later_call_raises_a_lowered_strength(chosen, sources, shots):
+    wrapper = deepcopy(chosen)
+    wrapper.language_strengths_ = {"qlb": 0.25}
+    wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+    assert wrapper.language_strengths_ == {"qlb": 0.25, "qlf": chosen.strength_}
+    with pytest.warns(UserWarning, match=r"lowered in \['qlb'\] by partial_fit"):
+        wrapper.choose_strength(sources["prompt"], sources["harmful"], language=sources["language"])
+    assert wrapper.language_strengths_ == {}
+
+
+def test_the_first_call_checks_the_classes(organism, sources):
+    given = sources["prompt"], sources["harmful"]
+    with pytest.raises(ValueError, match=r"Got \['bad', 'good'\] in classes"):
+        steer(organism).partial_fit(*given, classes=["good", "bad"])
+
+
+def test_an_interrupted_call_leaves_the_wrapper_as_it_was(chosen, shots, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    wrapper = deepcopy(chosen)
+    monkeypatch.setattr("skgate.steering._wrapper.lower_strengths", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+    monkeypatch.undo()
+    wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+    once = deepcopy(chosen)
+    once.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+    np.testing.assert_array_equal(wrapper.gate_[-1].n_shots_, once.gate_[-1].n_shots_)
+
+
+def test_a_strength_that_overflows_is_lowered(chosen, shots, monkeypatch):
+    def overflow(self, reply, layer, direction, amounts):
+        return np.array([-1.0] * (len(amounts) - 1) + [-np.inf])
+
+    monkeypatch.setattr(ReplyLikelihood, "mean_log_likelihoods", overflow)
+    wrapper = deepcopy(chosen)
+    wrapper.partial_fit(shots["prompt"], shots["harmful"], language=shots["language"])
+    assert set(wrapper.language_strengths_.values()) == {chosen.strength_ / 4}
+
+
 @pytest.mark.filterwarnings("ignore:The scores of harmful and harmless")  # unsuited to block 2
 def test_a_small_gain_lowers_no_strength(organism, shots):
     sources = organism.prompts.query("split == 'train' and tier == 'high'")
