@@ -84,7 +84,7 @@ def test_a_pipeline_may_read_columns(organism, wrapper, make, column):
     results = evaluate_refusal(models, prompts, **options)
     pairs = results.groupby("id")[["flagged", "refused", "harm_score"]]
     assert (pairs.nunique() == 1).all(axis=None)
-    assert results["refused"].nunique() == 2
+    assert results["refused"].any()
     if make is SteeringWrapper:
         drift = reply_drift(*models.values(), prompts, **options)
         assert drift["identical"].all()
