@@ -199,7 +199,7 @@ def measure_drift(
     few = harmless.groupby("language", sort=False).head(N_DRIFT)
     return pd.concat(
         keep(
-            folder / f"drift-{name}-{language}.joblib",
+            folder / f"drift-{name}-{language}-{len(part)}.joblib",
             lambda part=part: reply_drift(steered, unsteered, part, verbose=False),
         )
         for language, part in few.groupby("language", sort=False)

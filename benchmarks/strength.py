@@ -36,7 +36,7 @@ COMMON = {"generate_kwargs": {"max_new_tokens": 24, "do_sample": False}, "batch_
 def answer(
     wrapper: SteeringWrapper, prompts: pd.DataFrame, judge: Any, path: Path | None
 ) -> pd.DataFrame:
-    """Answer at each strength; prompts found harmless are not steered, and answered only once."""
+    """Answer at each strength; prompts found harmless are ablated, and answered only once."""
     models = {
         f"{strength:g}": SteeringWrapper(wrapper.gate_, strength=float(strength), **COMMON)
         for strength in GRID
@@ -100,7 +100,7 @@ def load_prompts(model: str | None, languages: list[str], n: int) -> tuple[pd.Da
     val = frame[(frame["split"] == "val") & frame["language"].isin(languages)]
     val = evenly_spaced(val, n)
     numbers = np.arange(len(val))
-    val = val.assign(id=numbers, group=val.get("row_id", numbers))
+    val = val.assign(id=numbers, group=val["pair" if model is None else "row_id"])
     return sources, shots, val[["id", "prompt", "language", "harmful", "group"]]
 
 

@@ -333,7 +333,7 @@ class TargetDirection(SharedModelMixin, ClassifierMixin, BaseEstimator):
             tables.append(table.set_axis(group.rows))
         if not return_decisions:
             return replies
-        decisions = pd.concat(tables).sort_index().assign(gate_version=self._version())
+        decisions = pd.concat(tables).sort_index().assign(gate_version=self._gate_version())
         index = find_index(prompts)
         return replies, decisions.set_axis(pd.RangeIndex(n_prompts) if index is None else index)
 
@@ -380,7 +380,7 @@ class TargetDirection(SharedModelMixin, ClassifierMixin, BaseEstimator):
         passed = {param: getattr(self, param) for param in _PASSED}
         return copy(self.wrappers_[name]).set_params(**passed)
 
-    def _version(self) -> str:
+    def _gate_version(self) -> str:
         """Hash the versions of the gates of all languages into 12 hexadecimal digits."""
         gates = {
             name: gate_version(find_fitted_parts(self.wrappers_[name]).gate)

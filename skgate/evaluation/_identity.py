@@ -12,11 +12,17 @@ import numpy as np
 from sklearn.exceptions import NotFittedError
 
 from skgate._messages import Prompt
-from skgate.steering import SteeringWrapper
-from skgate.steering._pipeline import find_fitted_parts
-from skgate.steering._router import gate_version
 
 _WITHOUT_EFFECT = {"judge", "verbose"}  # on what is generated
+_JUDGE_WITHOUT_EFFECT = {  # on its verdicts
+    "verbose",
+    "store",
+    "timeout",
+    "max_retries",
+    "max_concurrent",
+    "api_key_env",
+    "batch_tokens",
+}
 
 
 def describe_model(model: Any) -> dict[str, str]:
@@ -33,12 +39,17 @@ def describe_model(model: Any) -> dict[str, str]:
         A text for each name. A live object is described by its class. ``strength_`` is there only
         with ``strength="auto"``: a number takes its place.
     """
-    params = model.get_params(deep=True) if hasattr(model, "get_params") else {}
-    found = {name: value for name, value in params.items() if not _is_without_effect(name)}
+    found = _params(model, _WITHOUT_EFFECT)
     if hasattr(model, "strength_") and getattr(model, "strength", None) == "auto":
         found["strength_"] = model.strength_
         found["language_strengths_"] = getattr(model, "language_strengths_", {})
     return {"class": type(model).__name__, **describe(found)}
+
+
+def describe_judge(judge: Any, name: str) -> dict[str, str]:
+    """Describe a judge by its name and its parameters, of which each begins with "judge__"."""
+    params = _params(judge, _JUDGE_WITHOUT_EFFECT)
+    return describe({"judge": name, **{f"judge__{key}": one for key, one in params.items()}})
 
 
 def describe(values: Mapping[str, Any]) -> dict[str, str]:
@@ -56,12 +67,10 @@ def find_differences(recorded: Mapping[str, str], now: Mapping[str, str]) -> str
 
 
 def find_gate_version(model: Any) -> str | None:
-    """Return the version of a SteeringWrapper's gate, without generating; None if unknown."""
-    if not isinstance(model, SteeringWrapper):
-        return None
+    """Return the version of a wrapper's gate, without generating; None if unknown."""
+    find_version = getattr(model, "_gate_version", None)
     try:
-        gate = model._deciding_gate(find_fitted_parts(model))  # noqa: SLF001  (a baseline has another)
-        return gate_version(gate)
+        return None if find_version is None else find_version()
     except NotFittedError:  # generate raises it, with its own message
         return None
 
@@ -72,8 +81,12 @@ def hash_prompt(prompt: Prompt) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _is_without_effect(name: str) -> bool:
-    return not _WITHOUT_EFFECT.isdisjoint(name.split("__"))
+def _params(model: Any, without_effect: set[str]) -> dict[str, Any]:
+    """Get the parameters that have an effect."""
+    params = model.get_params(deep=True) if hasattr(model, "get_params") else {}
+    return {
+        name: value for name, value in params.items() if without_effect.isdisjoint(name.split("__"))
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -87,4 +100,6 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
+    if hasattr(value, "to_diff_dict"):  # a GenerationConfig or another configuration
+        return _plain(value.to_diff_dict())
     return f"<{type(value).__name__}>"

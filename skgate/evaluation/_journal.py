@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
@@ -10,6 +11,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from skgate.evaluation._identity import find_differences
+
+try:
+    import fcntl
+except ImportError:  # on Windows, only the size tells of another process
+    fcntl = None  # type: ignore[assignment]
 
 _START = b'{"run": {'
 Record = dict[str, Any]
@@ -61,8 +67,11 @@ class Journal:
         self._file: FileIO | None = None
         self._unwritten: list[Record] = []
         self._end = 0  # of what is finished, in bytes
+        self._size = 0  # when it was read
         if path is not None:
-            self._read(_read_bytes(path))
+            content = _read_bytes(path)
+            self._size = len(content)
+            self._read(content)
 
     def __enter__(self) -> Self:
         return self
@@ -114,11 +123,26 @@ class Journal:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = FileIO(self.path, "a")
+            self._check_alone(self._file)
             self._file.truncate(self._end)
             if not self._end:
                 content = json.dumps({"run": self._run}).encode() + b"\n" + content
         while content:  # what a full disk leaves unwritten is an error at the next try
             content = content[self._file.write(content) :]
+
+    def _check_alone(self, file: FileIO) -> None:
+        """Take the file for this process, and check that no other one has written to it."""
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
+            is_alone = os.fstat(file.fileno()).st_size == self._size
+        except BlockingIOError:
+            is_alone = False
+        if not is_alone:
+            raise RuntimeError(
+                f"Got path={str(self.path)!r}, to which another process writes, expected a file "
+                "that only one process uses. Wait for the other one, and call again."
+            )
 
     def _read(self, content: bytes) -> None:
         if not (content.startswith(_START) or _START.startswith(content)):

@@ -92,7 +92,8 @@ def load_prompts(
     What this function returns can be passed to it again. So a column ``language`` or ``harmful``
     may hold None in all rows.
 
-    A column ``group``, the same for a prompt and its translations, is used by :func:`compare`.
+    A column ``group``, the same for a prompt and its translations, is used by :func:`compare`. It
+    is read as text, and may not be empty in a row.
 
     Examples
     --------
@@ -111,7 +112,7 @@ def load_prompts(
     If the labels were "benign" and "attack", you would pass ``harmful_label="attack"`` as well.
     """
     names = {"id": id, "prompt": prompt, "language": language, "harmful": harmful}
-    table = _read(source, [name for name in (*names.values(), "id") if name is not None])
+    table = _read(source, [one for one in (*names.values(), "id", "group") if one is not None])
     if id is None and "id" in table.columns:
         names["id"] = "id"
     with _name_file(source):
@@ -122,8 +123,20 @@ def load_prompts(
             "language": _languages(table, language),
             "harmful": _labels(table, harmful, harmful_label),
         }
+        if "group" in table.columns:
+            _check_groups(table["group"])
     others = table.drop(columns=[name for name in names.values() if name is not None])
     return pd.concat([pd.DataFrame(columns), others.reset_index(drop=True)], axis=1)
+
+
+def _check_groups(groups: pd.Series) -> None:
+    """Check that no group is empty: all prompts with an empty one would be one group."""
+    empty = np.flatnonzero(groups.isna() | (groups.astype(str).str.strip() == ""))
+    if len(empty):
+        raise ValueError(
+            f"Got group[{empty[0]}]={groups.iloc[empty[0]]!r}, expected a group in each row: what "
+            "a prompt and its translations share, or its own id."
+        )
 
 
 def _read(source: Any, texts: list[str]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from numbers import Integral
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from skgate._base import HasMethods, Interval, set_module, validate_params
 from skgate.evaluation._identity import (
     describe,
+    describe_judge,
     describe_model,
     find_differences,
     find_gate_version,
@@ -132,12 +134,13 @@ def evaluate_refusal(
     their own. It must repeat the rest. An error says what differs:
 
     - the text or language of a prompt of the file, or a prompt that is missing;
-    - ``generate_kwargs``, ``batch_size``, ``texts`` and the judge's class;
+    - ``generate_kwargs``, ``batch_size``, ``texts``, and the judge's class and parameters, except
+      those without effect on its verdicts, such as ``timeout``;
     - a model's class, parameters, ``strength_`` with ``strength="auto"``, and gate version.
 
-    Parameters of the judge are not compared. Neither are live objects, such as a model that was
-    passed to an estimator: of these, only the class is. The gate version of objects other than a
-    ``SteeringWrapper`` is compared when they generate.
+    What a judge has learned is not compared. Neither are live objects, such as a model that was
+    passed to an estimator: of these, only the class is. The gate version of objects of your own is
+    compared when they generate.
 
     Labels and groups are not in the file. They are those of ``prompts``.
 
@@ -174,10 +177,13 @@ def evaluate_refusal(
     judged_by = judge_name(judge)
     run = {
         **describe(generate_kwargs),
-        **describe({"batch_size": batch_size, "texts": texts, "judge": judged_by}),
+        **describe({"batch_size": batch_size, "texts": texts}),
+        **describe_judge(judge, judged_by),
     }
     journal = Journal(None if path is None else Path(path).expanduser(), run, batch_size)
     descriptions = {name: describe_model(model) for name, model in models.items()}
+    if texts and path is not None:
+        _check_json(frame)
     new = _find_new(journal, frame)
     for name, model in models.items():
         _check_known(journal, name, descriptions[name], find_gate_version(model))
@@ -218,6 +224,18 @@ def _check_models(models: Mapping[Any, Any]) -> None:
                 f"Got models[{name!r}] of type {type(model).__name__}, expected an object with a "
                 "method generate, such as a SteeringWrapper."
             )
+
+
+def _check_json(frame: pd.DataFrame) -> None:
+    """Check that the file can hold the prompts, before anything is generated."""
+    for id_, prompt in zip(frame["id"], frame["prompt"], strict=True):
+        try:
+            json.dumps(prompt)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"Got the prompt with id={id_!r:.100} and texts=True, expected one that can be "
+                f"written as JSON: {error}."
+            ) from error
 
 
 def _find_new(journal: Journal, frame: pd.DataFrame) -> list[Record]:

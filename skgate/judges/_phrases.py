@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import string
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from numbers import Integral
@@ -22,7 +21,6 @@ from skgate.judges._replies import check_replies
 
 _SHIPPED = Path(__file__).with_name("phrases.json")
 _AT_START = "^"
-_BEFORE_WORDS = string.punctuation + string.whitespace
 
 
 @set_module("skgate.judges")
@@ -173,13 +171,13 @@ class PhraseJudge(BaseEstimator):
         """
         opening = _check_opening(self.opening)
         phrases = self._choose_phrases()
-        first = [phrase.removeprefix(_AT_START) for phrase in phrases if _is_anchored(phrase)]
+        first = [_from_first_word(phrase) for phrase in phrases if _is_anchored(phrase)]
         others = [phrase for phrase in phrases if not _is_anchored(phrase)]
         texts = [normalise(reply) for reply in cut_reasoning(check_replies(replies))]
         return np.array(
             [
                 begins_with_any(others, text, opening)
-                or begins_with_any(first, text.lstrip(_BEFORE_WORDS), 1)
+                or begins_with_any(first, _from_first_word(text), 1)
                 for text in texts
             ],
             dtype=bool,
@@ -255,6 +253,11 @@ def _check_languages(languages: Any, known: list[str]) -> list[str]:
 
 def _is_anchored(phrase: str) -> bool:
     return phrase.startswith(_AT_START)
+
+
+def _from_first_word(text: str) -> str:
+    """Cut off what is before the first letter or digit, such as spaces, quotes and emoji."""
+    return next((text[i:] for i, character in enumerate(text) if character.isalnum()), "")
 
 
 def _check_opening(opening: Any) -> int | None:

@@ -135,7 +135,8 @@ def check_found(found: bool, n_harmful: int) -> None:
         raise ValueError(
             f"Got a model among whose replies to some of {n_harmful} harmful prompts no refusal "
             "was found that steering makes likelier, expected a model that refuses some of the "
-            "harmful source prompts. Pass strength as a number."
+            "harmful source prompts. Pass strength as a number. To compare layers of a model that "
+            "does not refuse, pass validation_prompts to select_layer."
         )
 
 

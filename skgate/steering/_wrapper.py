@@ -32,7 +32,7 @@ from skgate.steering import _sweeps
 from skgate.steering._engine import Engine
 from skgate.steering._language_strength import lower_strengths
 from skgate.steering._pipeline import SteeringParts, assemble, find_fitted_parts
-from skgate.steering._router import Router
+from skgate.steering._router import Router, gate_version
 from skgate.steering._strength import search_strength
 from skgate.steering._view import check_languages, open_view, route_calls
 
@@ -767,6 +767,10 @@ class SteeringWrapper(SharedModelMixin, ClassifierMixin, BaseEstimator):
     def _deciding_gate(self, parts: SteeringParts) -> LatentGate:
         """Return the gate that decides when the wrapper generates."""
         return parts.gate
+
+    def _gate_version(self) -> str:
+        """Return the version that the decisions name; a NotFittedError if there is no gate."""
+        return gate_version(self._deciding_gate(find_fitted_parts(self)))
 
     def _router(self, parts: SteeringParts, languages: Rows | None, n_prompts: int) -> Router:
         gate, strength = self._deciding_gate(parts), self._find_strength()

@@ -117,6 +117,12 @@ def test_names_of_columns():
     assert numbered["id"].tolist() == ["0", "1", "2"]
 
 
+def test_groups_are_texts(tmp_path):
+    path = tmp_path / "prompts.csv"
+    path.write_text("prompt,language,harmful,group\na,en,0,01\nb,en,0,1\n")
+    assert load_prompts(path)["group"].tolist() == ["01", "1"]
+
+
 def test_unknown_languages_and_labels_stay_unknown():
     found = load_prompts(FRAME[["prompt"]], language=None, harmful=None)
     assert found["language"].tolist() == found["harmful"].tolist() == [None] * 3
@@ -170,6 +176,8 @@ def changed(column, value, row=1):
         (changed("id", "007"), {}, r"id\[1\]='007', which is that of row 0 too"),
         (changed("id", ""), {}, r"Got id\[1\]=''"),
         (changed("id", np.nan), {}, r"Got id\[1\]=nan of type float"),
+        (FRAME.assign(group=["a", " ", "b"]), {}, r"Got group\[1\]=' ', expected a group"),
+        (FRAME.assign(group=["a", "a", None]), {}, r"Got group\[2\]=(nan|None), expected a group"),
     ],
 )
 def test_wrong_frames(frame, options, message):

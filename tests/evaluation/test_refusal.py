@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from copy import deepcopy
 
 import numpy as np
@@ -120,6 +121,19 @@ def test_gates_of_several_languages_are_one_model(organism, wrapper, tmp_path):
     )
     assert first["gate_version"].nunique() == 1
     pd.testing.assert_frame_equal(again, first)
+
+
+def test_a_target_direction_that_has_learned_is_another_model(organism, wrapper, tmp_path):
+    """Also if nothing is left to generate."""
+    train = organism.prompts.query("split == 'train' and language == 'qaa'").groupby("harmful")
+    target = TargetDirection(wrapper.gate, strength=0.7)
+    prompts = organism.prompts.query("split == 'test' and language == 'qaa'").head(2)
+    options = {"path": tmp_path / "run.jsonl", "verbose": False, "max_new_tokens": 2}
+    for n, error in ((3, None), (4, "gate_version=")):
+        shots = train.head(n)
+        target.fit(shots["prompt"], shots["harmful"], language=shots["language"])
+        with pytest.raises(ValueError, match=error) if error else nullcontext():
+            evaluate_refusal({"target": target}, prompts, **options)
 
 
 def test_a_shared_threshold_goes_on(organism, wrapper, tmp_path):

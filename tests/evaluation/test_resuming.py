@@ -6,14 +6,18 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 
 import evaluated
 import pandas as pd
 import pytest
 from evaluated import Judge, Model, make_models, make_prompts
+from transformers import GenerationConfig
 
 from skgate.evaluation import evaluate_refusal
+from skgate.evaluation._journal import Journal
 
 pytestmark = pytest.mark.filterwarnings("ignore:Judge abstained:UserWarning")
 
@@ -123,6 +127,60 @@ def test_another_judge_is_an_error(tmp_path):
     run(tmp_path / "run.jsonl")
     with pytest.raises(ValueError, match="Got judge='Other' instead of 'Judge'"):
         run(tmp_path / "run.jsonl", judge=Other())
+
+
+@pytest.mark.filterwarnings("ignore:Stern abstained")
+def test_parameters_of_the_judge_count_if_they_change_verdicts(tmp_path):
+    class Stern(Judge):
+        def __init__(self, model="small", timeout=60):
+            self.model, self.timeout = model, timeout
+
+        def get_params(self, deep=True):
+            return {"model": self.model, "timeout": self.timeout}
+
+    path = tmp_path / "run.jsonl"
+    run(path, judge=Stern())
+    run(path, judge=Stern(timeout=5))
+    with pytest.raises(ValueError, match="Got judge__model='large' instead of 'small'"):
+        run(path, judge=Stern("large"))
+
+
+def test_what_a_generation_config_says_counts(tmp_path):
+    path = tmp_path / "run.jsonl"
+    run(path, generation_config=GenerationConfig(max_new_tokens=16))
+    run(path, generation_config=GenerationConfig(max_new_tokens=16))
+    with pytest.raises(ValueError, match="'max_new_tokens': 256"):
+        run(path, generation_config=GenerationConfig(max_new_tokens=256))
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_two_processes_at_a_time_are_an_error(is_open, tmp_path):
+    """Nothing that the other one has written is lost."""
+    path = tmp_path / "run.jsonl"
+    with ExitStack() as stack:
+
+        class Slow(Model):
+            def generate(self, *args, **kwargs):  # in the meantime, the other one writes
+                other = stack.enter_context(Journal(path, {}, 1))
+                other.add_prompts([{"id": "p0"}])
+                other.add_rows([{"model": "b", "id": "p0"}])
+                if not is_open:
+                    stack.close()
+                return super().generate(*args, **kwargs)
+
+        with pytest.raises(RuntimeError, match="to which another process writes"):
+            run(path, {"a": Slow(2)}, make_prompts(2))
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_prompts_that_json_cannot_hold_are_named_before_anything_runs(tmp_path):
+    chat = [{"role": "user", "content": "request 1", "time": datetime(2026, 1, 1)}]
+    prompts = make_prompts(2)
+    prompts["prompt"] = pd.Series([prompts["prompt"][0], chat], dtype=object)
+    models = {"a": Model(2)}
+    with pytest.raises(ValueError, match="Got the prompt with id='p1' and texts=True"):
+        run(tmp_path / "run.jsonl", models, prompts, texts=True)
+    assert not models["a"].calls
 
 
 def test_another_gate_version_is_found_when_it_generates(tmp_path):

@@ -109,6 +109,8 @@ def test_a_phrase_that_must_be_first():
     replies = ["Qapla!", "**Qapla**, he said.", "He said Qapla.", "Qaplaq"]
     assert judge.is_refusal(replies).tolist() == [True, True, False, False]
     assert judge.set_params(opening=None).is_refusal(replies).tolist() == [True, True, False, False]
+    judge = PhraseJudge({"tlh": ["^ qapla", '^"batlh']}, languages="tlh")
+    assert judge.is_refusal(["\U0001f44b Qapla", "\u00a1Qapla!", "Batlh."]).all()
     advice = "Man kann es roh essen. Es ist nicht empfehlenswert, aber erlaubt."
     assert not PhraseJudge().is_refusal([advice])[0]
 
