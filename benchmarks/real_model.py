@@ -3,7 +3,7 @@
     python benchmarks/real_model.py MODEL FOLDER [--swahili FILE]
 
 MODEL is the folder of a chat model (the stored figures are of Qwen2.5-Coder-1.5B-Instruct in
-float32 on two CPU cores, with ``--n 16``; the first stage, "edits", took an hour). Layer and
+float32 on two CPU cores, where all stages took about three hours). Layer and
 strength are chosen on PolyRefuse's train prompts. Then 30 harmful and 30 harmless test prompts in
 six languages are answered, and 30 harmful ones of MultiJail in five. Everything that has run is
 kept in FOLDER; a call goes on where the last one ended, even if it was killed. FOLDER must be
