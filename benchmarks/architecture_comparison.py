@@ -6,7 +6,7 @@ import contextlib
 import linecache
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,8 +224,13 @@ def compare_steering(model: Any, tokenizer: Any, rows: np.ndarray, ids: list[tor
     return EXACT if expected != plain else NO_EFFECT
 
 
-def compare(model_type: str, auto_class: str) -> tuple[str, str]:
-    """Compare one architecture; say what was found about reading and about steering."""
+def compare(
+    model_type: str, auto_class: str, on_built: Callable[[], Any] = lambda: None
+) -> tuple[str, str]:
+    """Compare one architecture; say what was found about reading and about steering.
+
+    ``on_built`` is called when plain transformers has run the model, before skgate does.
+    """
     tokenizer = make_tokenizer()
     ids = [torch.tensor([tokenizer(prompt)["input_ids"]]) for prompt in make_prompts()]
     reason = ""
@@ -244,6 +249,7 @@ def compare(model_type: str, auto_class: str) -> tuple[str, str]:
             reason = reason or str(error)
     else:
         return f"{NOT_BUILT}: {reason}", f"{NOT_BUILT}: {reason}"
+    on_built()
     try:
         reading = compare_reading(model, tokenizer, rows)
     except Found as result:

@@ -39,7 +39,11 @@ from architecture_comparison import ENCODER_DECODER, NOT_BUILT, compare
 from architecture_models import list_architectures
 from architecture_page import Row, write_page
 
-SECONDS, GIBIBYTES = 60, 4  # that one architecture may take
+import skgate
+
+SECONDS, GIBIBYTES = 60, 4  # that one architecture may take; the time with and without skgate
+VERSIONS = {one.__name__: one.__version__ for one in (transformers, torch, skgate)}
+BUILT = "built"  # the message that plain transformers has run a model
 
 
 def _work(model_type: str, auto_class: str, results: Any) -> None:
@@ -52,7 +56,7 @@ def _work(model_type: str, auto_class: str, results: Any) -> None:
         os.dup2(nowhere.fileno(), sys.stderr.fileno())
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    results.send(compare(model_type, auto_class))
+    results.send(compare(model_type, auto_class, on_built=lambda: results.send(BUILT)))
 
 
 def try_architecture(model_type: str, auto_class: str, model_class: str) -> Row:
@@ -62,18 +66,32 @@ def try_architecture(model_type: str, auto_class: str, model_class: str) -> Row:
     worker = context.Process(target=_work, args=(model_type, auto_class, sender))
     worker.start()
     sender.close()
+    found: Any = None
+    outcome = NOT_BUILT
     try:
-        if receiver.poll(SECONDS):
-            found = receiver.recv()
-        else:
-            found = [f"{NOT_BUILT}: it takes longer than {SECONDS} s"] * 2
+        while found is None:
+            if not receiver.poll(SECONDS):
+                found = [f"{outcome}: it takes longer than {SECONDS} s"] * 2
+            elif (message := receiver.recv()) == BUILT:
+                outcome = "fails"  # what happens from now on is about skgate
+            else:
+                found = message
     except EOFError:
         worker.join()
-        found = [f"{NOT_BUILT}: its process ended with status {worker.exitcode}"] * 2
+        found = [f"{outcome}: its process ended with status {worker.exitcode}"] * 2
     finally:
         worker.kill()
         worker.join()
     return Row(model_type, auto_class, model_class, *found)
+
+
+def read_rows(results: Path) -> list[Row]:
+    """Read finished rows; an error if other versions found them."""
+    records = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    found = {str(record.pop("versions", None)) for record in records}
+    if found - {str(VERSIONS)}:
+        raise SystemExit(f"Got {results} with rows of {found}, expected {VERSIONS}: remove it.")
+    return [Row(**record) for record in records]
 
 
 def try_all(names: Sequence[str] = (), results: Path | None = None) -> list[Row]:
@@ -82,8 +100,7 @@ def try_all(names: Sequence[str] = (), results: Path | None = None) -> list[Row]
     torch.set_num_threads(1)  # threads don't survive a fork
     compare("llama", "AutoModelForCausalLM")  # imports what every process needs
     if results is not None and results.exists():
-        for line in results.read_text(encoding="utf-8").splitlines():
-            row = Row(**json.loads(line))
+        for row in read_rows(results):
             rows[row.model_type, row.model_class] = row
     chosen = [one for one in list_architectures() if not names or one[0] in names]
     for model_type, auto_class, model_class in chosen:
@@ -94,7 +111,7 @@ def try_all(names: Sequence[str] = (), results: Path | None = None) -> list[Row]
         print(f"{model_type} {model_class}: {row.reading} | {row.steering}", flush=True)
         if results is not None:
             with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(row)) + "\n")
+                file.write(json.dumps({**asdict(row), "versions": VERSIONS}) + "\n")
     found = [rows[model_type, model_class] for model_type, _, model_class in chosen]
     return [row for row in found if row.reading != ENCODER_DECODER]
 
