@@ -132,13 +132,15 @@ class Journal:
 
     def _check_alone(self, file: FileIO) -> None:
         """Take the file for this process, and check that no other one has written to it."""
+        is_locked = False  # by another process
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
-            is_alone = os.fstat(file.fileno()).st_size == self._size
         except BlockingIOError:
-            is_alone = False
-        if not is_alone:
+            is_locked = True
+        except OSError:  # a file system without locks: only the size tells
+            pass
+        if is_locked or os.fstat(file.fileno()).st_size != self._size:
             raise RuntimeError(
                 f"Got path={str(self.path)!r}, to which another process writes, expected a file "
                 "that only one process uses. Wait for the other one, and call again."

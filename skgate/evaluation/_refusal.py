@@ -113,6 +113,8 @@ def evaluate_refusal(
         Notes).
     TypeError
         If a name is not a string, or a model has no ``generate``.
+    RuntimeError
+        If another process writes to the file.
 
     Warns
     -----
