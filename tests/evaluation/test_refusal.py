@@ -83,8 +83,10 @@ def test_a_pipeline_may_read_columns(organism, wrapper, make, column):
     prompts = prompts.groupby("harmful").head(3)
     options = {"verbose": False, "max_new_tokens": 16}
     results = evaluate_refusal(models, prompts, **options)
-    pairs = results.groupby("id")[["flagged", "refused", "harm_score"]]
-    assert (pairs.nunique() == 1).all(axis=None)
+    found, expected = (results[results["model"] == name] for name in models)
+    for name in ("flagged", "refused"):
+        assert found[name].tolist() == expected[name].tolist()
+    np.testing.assert_allclose(found["harm_score"], expected["harm_score"], rtol=1e-2)
     assert results["refused"].any()
     if make is SteeringWrapper:
         drift = reply_drift(*models.values(), prompts, **options)
