@@ -12,24 +12,7 @@ _OF_A_WRAPPER = ("gate", "model", "tokenizer", "layer")  # parameters
 
 
 def make_input(model: Any, prompts: Sequence[Prompt], languages: Any) -> tuple[Any, Any]:
-    """Make what a model generates from.
-
-    Parameters
-    ----------
-    model : object
-        What generates.
-    prompts : sequence of length n_prompts
-        The prompts.
-    languages : array-like of str of shape (n_prompts,) or None
-        Their languages.
-
-    Returns
-    -------
-    X : list or DataFrame of length n_prompts
-        A frame if the pipeline of a wrapper reads columns.
-    language : array-like of str or None
-        None if they are not known, or a column of ``X``.
-    """
+    """Make what a model generates from: as :meth:`SteeringParts.join` for a wrapper."""
     if all(hasattr(model, name) for name in _OF_A_WRAPPER):
         return find_parts(model).join(prompts, languages)
     return list(prompts), languages
